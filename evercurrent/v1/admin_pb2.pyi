@@ -1,0 +1,158 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class OutcomeKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OUTCOME_KIND_UNSPECIFIED: _ClassVar[OutcomeKind]
+    OUTCOME_KIND_VALUE: _ClassVar[OutcomeKind]
+    OUTCOME_KIND_CHOICE: _ClassVar[OutcomeKind]
+    OUTCOME_KIND_VECTOR: _ClassVar[OutcomeKind]
+
+class WorkerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WORKER_STATE_UNSPECIFIED: _ClassVar[WorkerState]
+    WORKER_STATE_UP: _ClassVar[WorkerState]
+    WORKER_STATE_DOWN: _ClassVar[WorkerState]
+OUTCOME_KIND_UNSPECIFIED: OutcomeKind
+OUTCOME_KIND_VALUE: OutcomeKind
+OUTCOME_KIND_CHOICE: OutcomeKind
+OUTCOME_KIND_VECTOR: OutcomeKind
+WORKER_STATE_UNSPECIFIED: WorkerState
+WORKER_STATE_UP: WorkerState
+WORKER_STATE_DOWN: WorkerState
+
+class IdField(_message.Message):
+    __slots__ = ("name", "size")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    size: int
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...
+
+class ModelDescription(_message.Message):
+    __slots__ = ("name", "ids", "features", "outcome", "outcome_width", "num_choices", "outcome_min", "outcome_max", "prediction_width", "state_width")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_WIDTH_FIELD_NUMBER: _ClassVar[int]
+    NUM_CHOICES_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_MIN_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_MAX_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_WIDTH_FIELD_NUMBER: _ClassVar[int]
+    STATE_WIDTH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    ids: _containers.RepeatedCompositeFieldContainer[IdField]
+    features: _containers.RepeatedScalarFieldContainer[str]
+    outcome: OutcomeKind
+    outcome_width: int
+    num_choices: int
+    outcome_min: float
+    outcome_max: float
+    prediction_width: int
+    state_width: int
+    def __init__(self, name: _Optional[str] = ..., ids: _Optional[_Iterable[_Union[IdField, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., outcome: _Optional[_Union[OutcomeKind, str]] = ..., outcome_width: _Optional[int] = ..., num_choices: _Optional[int] = ..., outcome_min: _Optional[float] = ..., outcome_max: _Optional[float] = ..., prediction_width: _Optional[int] = ..., state_width: _Optional[int] = ...) -> None: ...
+
+class RingMember(_message.Message):
+    __slots__ = ("name", "address", "num_slots")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    NUM_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    address: str
+    num_slots: int
+    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., num_slots: _Optional[int] = ...) -> None: ...
+
+class GetRingRequest(_message.Message):
+    __slots__ = ("user_id", "namespace")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    namespace: str
+    def __init__(self, user_id: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
+
+class GetRingResponse(_message.Message):
+    __slots__ = ("digest", "num_slots", "members", "slots", "user_slot", "user_worker")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NUM_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    USER_SLOT_FIELD_NUMBER: _ClassVar[int]
+    USER_WORKER_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    num_slots: int
+    members: _containers.RepeatedCompositeFieldContainer[RingMember]
+    slots: _containers.RepeatedScalarFieldContainer[int]
+    user_slot: int
+    user_worker: str
+    def __init__(self, digest: _Optional[str] = ..., num_slots: _Optional[int] = ..., members: _Optional[_Iterable[_Union[RingMember, _Mapping]]] = ..., slots: _Optional[_Iterable[int]] = ..., user_slot: _Optional[int] = ..., user_worker: _Optional[str] = ...) -> None: ...
+
+class WorkerInfo(_message.Message):
+    __slots__ = ("name", "address", "state", "incarnation", "open_sessions", "in_flight_events", "updates")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    OPEN_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    address: str
+    state: WorkerState
+    incarnation: str
+    open_sessions: int
+    in_flight_events: int
+    updates: int
+    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[WorkerState, str]] = ..., incarnation: _Optional[str] = ..., open_sessions: _Optional[int] = ..., in_flight_events: _Optional[int] = ..., updates: _Optional[int] = ...) -> None: ...
+
+class ListWorkersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListWorkersResponse(_message.Message):
+    __slots__ = ("workers",)
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    workers: _containers.RepeatedCompositeFieldContainer[WorkerInfo]
+    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ...) -> None: ...
+
+class DescribeModelRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DescribeModelResponse(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: ModelDescription
+    def __init__(self, model: _Optional[_Union[ModelDescription, _Mapping]] = ...) -> None: ...
+
+class GetLatencyRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class LatencySummary(_message.Message):
+    __slots__ = ("stage", "count", "p50_ms", "p99_ms", "p999_ms", "max_ms")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    P50_MS_FIELD_NUMBER: _ClassVar[int]
+    P99_MS_FIELD_NUMBER: _ClassVar[int]
+    P999_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_MS_FIELD_NUMBER: _ClassVar[int]
+    stage: str
+    count: int
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    max_ms: float
+    def __init__(self, stage: _Optional[str] = ..., count: _Optional[int] = ..., p50_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ..., p999_ms: _Optional[float] = ..., max_ms: _Optional[float] = ...) -> None: ...
+
+class GetLatencyResponse(_message.Message):
+    __slots__ = ("stages",)
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    stages: _containers.RepeatedCompositeFieldContainer[LatencySummary]
+    def __init__(self, stages: _Optional[_Iterable[_Union[LatencySummary, _Mapping]]] = ...) -> None: ...

@@ -1,0 +1,102 @@
+from evercurrent.v1 import admin_pb2 as _admin_pb2
+from evercurrent.v1 import observation_pb2 as _observation_pb2
+from evercurrent.v1 import wire_pb2 as _wire_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class LinkOpen(_message.Message):
+    __slots__ = ("protocol_version", "router", "slots")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ROUTER_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    router: str
+    slots: int
+    def __init__(self, protocol_version: _Optional[int] = ..., router: _Optional[str] = ..., slots: _Optional[int] = ...) -> None: ...
+
+class LinkOpened(_message.Message):
+    __slots__ = ("worker", "incarnation", "model")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    incarnation: str
+    model: _admin_pb2.ModelDescription
+    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[str] = ..., model: _Optional[_Union[_admin_pb2.ModelDescription, _Mapping]] = ...) -> None: ...
+
+class LinkTagOpen(_message.Message):
+    __slots__ = ("tag", "user_id", "session_id", "namespace", "slot")
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    tag: int
+    user_id: str
+    session_id: str
+    namespace: str
+    slot: int
+    def __init__(self, tag: _Optional[int] = ..., user_id: _Optional[str] = ..., session_id: _Optional[str] = ..., namespace: _Optional[str] = ..., slot: _Optional[int] = ...) -> None: ...
+
+class LinkTagOpened(_message.Message):
+    __slots__ = ("tag", "applied_seq", "durable_seq", "version", "rejection")
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_SEQ_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_SEQ_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REJECTION_FIELD_NUMBER: _ClassVar[int]
+    tag: int
+    applied_seq: int
+    durable_seq: int
+    version: int
+    rejection: _observation_pb2.Rejection
+    def __init__(self, tag: _Optional[int] = ..., applied_seq: _Optional[int] = ..., durable_seq: _Optional[int] = ..., version: _Optional[int] = ..., rejection: _Optional[_Union[_observation_pb2.Rejection, _Mapping]] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("index", "rejection")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    REJECTION_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    rejection: _observation_pb2.Rejection
+    def __init__(self, index: _Optional[int] = ..., rejection: _Optional[_Union[_observation_pb2.Rejection, _Mapping]] = ...) -> None: ...
+
+class LinkFrame(_message.Message):
+    __slots__ = ("opens", "events", "closes", "refusals")
+    OPENS_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    CLOSES_FIELD_NUMBER: _ClassVar[int]
+    REFUSALS_FIELD_NUMBER: _ClassVar[int]
+    opens: _containers.RepeatedCompositeFieldContainer[LinkTagOpen]
+    events: _wire_pb2.WireEventColumns
+    closes: _containers.RepeatedScalarFieldContainer[int]
+    refusals: _containers.RepeatedCompositeFieldContainer[Refusal]
+    def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpen, _Mapping]]] = ..., events: _Optional[_Union[_wire_pb2.WireEventColumns, _Mapping]] = ..., closes: _Optional[_Iterable[int]] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ...) -> None: ...
+
+class LinkResults(_message.Message):
+    __slots__ = ("opens", "results")
+    OPENS_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    opens: _containers.RepeatedCompositeFieldContainer[LinkTagOpened]
+    results: _wire_pb2.WireResultColumns
+    def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpened, _Mapping]]] = ..., results: _Optional[_Union[_wire_pb2.WireResultColumns, _Mapping]] = ...) -> None: ...
+
+class LinkRequest(_message.Message):
+    __slots__ = ("open", "frame")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    open: LinkOpen
+    frame: LinkFrame
+    def __init__(self, open: _Optional[_Union[LinkOpen, _Mapping]] = ..., frame: _Optional[_Union[LinkFrame, _Mapping]] = ...) -> None: ...
+
+class LinkResponse(_message.Message):
+    __slots__ = ("opened", "frame")
+    OPENED_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    opened: LinkOpened
+    frame: LinkResults
+    def __init__(self, opened: _Optional[_Union[LinkOpened, _Mapping]] = ..., frame: _Optional[_Union[LinkResults, _Mapping]] = ...) -> None: ...
