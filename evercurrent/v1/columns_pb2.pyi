@@ -16,15 +16,17 @@ class EventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_KIND_QUERY: _ClassVar[EventKind]
     EVENT_KIND_SKIP: _ClassVar[EventKind]
     EVENT_KIND_REFUSED: _ClassVar[EventKind]
+    EVENT_KIND_CLOSE: _ClassVar[EventKind]
 EVENT_KIND_UNSPECIFIED: EventKind
 EVENT_KIND_OBSERVATION: EventKind
 EVENT_KIND_NO_OUTCOME: EventKind
 EVENT_KIND_QUERY: EventKind
 EVENT_KIND_SKIP: EventKind
 EVENT_KIND_REFUSED: EventKind
+EVENT_KIND_CLOSE: EventKind
 
 class EventColumns(_message.Message):
-    __slots__ = ("tags", "seqs", "ids", "features", "values", "choices", "vectors", "kinds", "event_times_us", "timeouts_us", "stamps_us")
+    __slots__ = ("tags", "seqs", "ids", "features", "values", "choices", "vectors", "kinds", "event_times_us", "timeouts_us")
     TAGS_FIELD_NUMBER: _ClassVar[int]
     SEQS_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
@@ -35,7 +37,6 @@ class EventColumns(_message.Message):
     KINDS_FIELD_NUMBER: _ClassVar[int]
     EVENT_TIMES_US_FIELD_NUMBER: _ClassVar[int]
     TIMEOUTS_US_FIELD_NUMBER: _ClassVar[int]
-    STAMPS_US_FIELD_NUMBER: _ClassVar[int]
     tags: _containers.RepeatedScalarFieldContainer[int]
     seqs: _containers.RepeatedScalarFieldContainer[int]
     ids: _containers.RepeatedScalarFieldContainer[int]
@@ -46,8 +47,7 @@ class EventColumns(_message.Message):
     kinds: bytes
     event_times_us: _containers.RepeatedScalarFieldContainer[int]
     timeouts_us: _containers.RepeatedScalarFieldContainer[int]
-    stamps_us: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, tags: _Optional[_Iterable[int]] = ..., seqs: _Optional[_Iterable[int]] = ..., ids: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[float]] = ..., values: _Optional[_Iterable[float]] = ..., choices: _Optional[_Iterable[int]] = ..., vectors: _Optional[_Iterable[float]] = ..., kinds: _Optional[bytes] = ..., event_times_us: _Optional[_Iterable[int]] = ..., timeouts_us: _Optional[_Iterable[int]] = ..., stamps_us: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, tags: _Optional[_Iterable[int]] = ..., seqs: _Optional[_Iterable[int]] = ..., ids: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[float]] = ..., values: _Optional[_Iterable[float]] = ..., choices: _Optional[_Iterable[int]] = ..., vectors: _Optional[_Iterable[float]] = ..., kinds: _Optional[bytes] = ..., event_times_us: _Optional[_Iterable[int]] = ..., timeouts_us: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class IndexedRejection(_message.Message):
     __slots__ = ("index", "rejection")
@@ -58,7 +58,7 @@ class IndexedRejection(_message.Message):
     def __init__(self, index: _Optional[int] = ..., rejection: _Optional[_Union[_observation_pb2.Rejection, _Mapping]] = ...) -> None: ...
 
 class ResultColumns(_message.Message):
-    __slots__ = ("tags", "seqs", "statuses", "kinds", "versions", "applied_seqs", "durable_seqs", "predictions", "losses", "rejections", "queue_us", "step_us", "hydrate_us", "total_us", "stamps_us", "lost")
+    __slots__ = ("tags", "seqs", "statuses", "kinds", "versions", "applied_seqs", "durable_seqs", "predictions", "losses", "rejections", "queue_us", "step_us", "hydrate_us", "total_us", "lost", "at_risk")
     TAGS_FIELD_NUMBER: _ClassVar[int]
     SEQS_FIELD_NUMBER: _ClassVar[int]
     STATUSES_FIELD_NUMBER: _ClassVar[int]
@@ -73,8 +73,8 @@ class ResultColumns(_message.Message):
     STEP_US_FIELD_NUMBER: _ClassVar[int]
     HYDRATE_US_FIELD_NUMBER: _ClassVar[int]
     TOTAL_US_FIELD_NUMBER: _ClassVar[int]
-    STAMPS_US_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
+    AT_RISK_FIELD_NUMBER: _ClassVar[int]
     tags: _containers.RepeatedScalarFieldContainer[int]
     seqs: _containers.RepeatedScalarFieldContainer[int]
     statuses: bytes
@@ -89,6 +89,6 @@ class ResultColumns(_message.Message):
     step_us: _containers.RepeatedScalarFieldContainer[int]
     hydrate_us: _containers.RepeatedScalarFieldContainer[int]
     total_us: _containers.RepeatedScalarFieldContainer[int]
-    stamps_us: _containers.RepeatedScalarFieldContainer[int]
     lost: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, tags: _Optional[_Iterable[int]] = ..., seqs: _Optional[_Iterable[int]] = ..., statuses: _Optional[bytes] = ..., kinds: _Optional[bytes] = ..., versions: _Optional[_Iterable[int]] = ..., applied_seqs: _Optional[_Iterable[int]] = ..., durable_seqs: _Optional[_Iterable[int]] = ..., predictions: _Optional[_Iterable[float]] = ..., losses: _Optional[_Iterable[float]] = ..., rejections: _Optional[_Iterable[_Union[IndexedRejection, _Mapping]]] = ..., queue_us: _Optional[_Iterable[int]] = ..., step_us: _Optional[_Iterable[int]] = ..., hydrate_us: _Optional[_Iterable[int]] = ..., total_us: _Optional[_Iterable[int]] = ..., stamps_us: _Optional[_Iterable[int]] = ..., lost: _Optional[_Iterable[int]] = ...) -> None: ...
+    at_risk: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, tags: _Optional[_Iterable[int]] = ..., seqs: _Optional[_Iterable[int]] = ..., statuses: _Optional[bytes] = ..., kinds: _Optional[bytes] = ..., versions: _Optional[_Iterable[int]] = ..., applied_seqs: _Optional[_Iterable[int]] = ..., durable_seqs: _Optional[_Iterable[int]] = ..., predictions: _Optional[_Iterable[float]] = ..., losses: _Optional[_Iterable[float]] = ..., rejections: _Optional[_Iterable[_Union[IndexedRejection, _Mapping]]] = ..., queue_us: _Optional[_Iterable[int]] = ..., step_us: _Optional[_Iterable[int]] = ..., hydrate_us: _Optional[_Iterable[int]] = ..., total_us: _Optional[_Iterable[int]] = ..., lost: _Optional[_Iterable[int]] = ..., at_risk: _Optional[_Iterable[int]] = ...) -> None: ...

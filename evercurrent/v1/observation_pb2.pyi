@@ -42,6 +42,7 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_SESSION_FORGOTTEN: _ClassVar[Reason]
     REASON_NO_STORE: _ClassVar[Reason]
     REASON_CANDIDATES: _ClassVar[Reason]
+    REASON_MODEL_ERROR: _ClassVar[Reason]
 
 class WaitFor(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -78,6 +79,7 @@ REASON_MODEL: Reason
 REASON_SESSION_FORGOTTEN: Reason
 REASON_NO_STORE: Reason
 REASON_CANDIDATES: Reason
+REASON_MODEL_ERROR: Reason
 WAIT_FOR_UNSPECIFIED: WaitFor
 WAIT_FOR_APPLIED: WaitFor
 WAIT_FOR_DURABLE: WaitFor

@@ -29,8 +29,8 @@ class SessionServiceStub:
     """Observations in, predictions out, each learned from before the next is predicted.
 
     Statuses that end a call: INVALID_ARGUMENT (the open is wrong), UNAVAILABLE (the user's worker is not reachable, or
-    the server is draining: retry with backoff), ABORTED (the session was forgotten or is fed by another stream: open
-    again), RESOURCE_EXHAUSTED (full; the RetryInfo detail says when to come back), FAILED_PRECONDITION (durability was
+    the server is draining: retry with backoff), ABORTED (the session was forgotten: open a new
+    one), RESOURCE_EXHAUSTED (full; the RetryInfo detail says when to come back), FAILED_PRECONDITION (durability was
     asked for and there is no store). Each carries an ErrorInfo whose reason is a Reason without its prefix.
     """
 
@@ -66,8 +66,8 @@ class SessionServiceServicer:
     """Observations in, predictions out, each learned from before the next is predicted.
 
     Statuses that end a call: INVALID_ARGUMENT (the open is wrong), UNAVAILABLE (the user's worker is not reachable, or
-    the server is draining: retry with backoff), ABORTED (the session was forgotten or is fed by another stream: open
-    again), RESOURCE_EXHAUSTED (full; the RetryInfo detail says when to come back), FAILED_PRECONDITION (durability was
+    the server is draining: retry with backoff), ABORTED (the session was forgotten: open a new
+    one), RESOURCE_EXHAUSTED (full; the RetryInfo detail says when to come back), FAILED_PRECONDITION (durability was
     asked for and there is no store). Each carries an ErrorInfo whose reason is a Reason without its prefix.
     """
 
@@ -136,8 +136,8 @@ class SessionService:
     """Observations in, predictions out, each learned from before the next is predicted.
 
     Statuses that end a call: INVALID_ARGUMENT (the open is wrong), UNAVAILABLE (the user's worker is not reachable, or
-    the server is draining: retry with backoff), ABORTED (the session was forgotten or is fed by another stream: open
-    again), RESOURCE_EXHAUSTED (full; the RetryInfo detail says when to come back), FAILED_PRECONDITION (durability was
+    the server is draining: retry with backoff), ABORTED (the session was forgotten: open a new
+    one), RESOURCE_EXHAUSTED (full; the RetryInfo detail says when to come back), FAILED_PRECONDITION (durability was
     asked for and there is no store). Each carries an ErrorInfo whose reason is a Reason without its prefix.
     """
 

@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WireEventColumns(_message.Message):
-    __slots__ = ("tags", "seqs", "ids", "features", "values", "choices", "vectors", "kinds", "event_times_us", "timeouts_us", "stamps_us")
+    __slots__ = ("tags", "seqs", "ids", "features", "values", "choices", "vectors", "kinds", "event_times_us", "timeouts_us")
     TAGS_FIELD_NUMBER: _ClassVar[int]
     SEQS_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
@@ -21,7 +21,6 @@ class WireEventColumns(_message.Message):
     KINDS_FIELD_NUMBER: _ClassVar[int]
     EVENT_TIMES_US_FIELD_NUMBER: _ClassVar[int]
     TIMEOUTS_US_FIELD_NUMBER: _ClassVar[int]
-    STAMPS_US_FIELD_NUMBER: _ClassVar[int]
     tags: bytes
     seqs: bytes
     ids: bytes
@@ -32,11 +31,10 @@ class WireEventColumns(_message.Message):
     kinds: bytes
     event_times_us: bytes
     timeouts_us: bytes
-    stamps_us: bytes
-    def __init__(self, tags: _Optional[bytes] = ..., seqs: _Optional[bytes] = ..., ids: _Optional[bytes] = ..., features: _Optional[bytes] = ..., values: _Optional[bytes] = ..., choices: _Optional[bytes] = ..., vectors: _Optional[bytes] = ..., kinds: _Optional[bytes] = ..., event_times_us: _Optional[bytes] = ..., timeouts_us: _Optional[bytes] = ..., stamps_us: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, tags: _Optional[bytes] = ..., seqs: _Optional[bytes] = ..., ids: _Optional[bytes] = ..., features: _Optional[bytes] = ..., values: _Optional[bytes] = ..., choices: _Optional[bytes] = ..., vectors: _Optional[bytes] = ..., kinds: _Optional[bytes] = ..., event_times_us: _Optional[bytes] = ..., timeouts_us: _Optional[bytes] = ...) -> None: ...
 
 class WireResultColumns(_message.Message):
-    __slots__ = ("tags", "seqs", "statuses", "kinds", "versions", "applied_seqs", "durable_seqs", "predictions", "losses", "rejections", "queue_us", "step_us", "hydrate_us", "total_us", "stamps_us", "lost")
+    __slots__ = ("tags", "seqs", "statuses", "kinds", "versions", "applied_seqs", "durable_seqs", "predictions", "losses", "rejections", "queue_us", "step_us", "hydrate_us", "total_us", "lost", "at_risk")
     TAGS_FIELD_NUMBER: _ClassVar[int]
     SEQS_FIELD_NUMBER: _ClassVar[int]
     STATUSES_FIELD_NUMBER: _ClassVar[int]
@@ -51,8 +49,8 @@ class WireResultColumns(_message.Message):
     STEP_US_FIELD_NUMBER: _ClassVar[int]
     HYDRATE_US_FIELD_NUMBER: _ClassVar[int]
     TOTAL_US_FIELD_NUMBER: _ClassVar[int]
-    STAMPS_US_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
+    AT_RISK_FIELD_NUMBER: _ClassVar[int]
     tags: bytes
     seqs: bytes
     statuses: bytes
@@ -67,9 +65,9 @@ class WireResultColumns(_message.Message):
     step_us: bytes
     hydrate_us: bytes
     total_us: bytes
-    stamps_us: bytes
     lost: bytes
-    def __init__(self, tags: _Optional[bytes] = ..., seqs: _Optional[bytes] = ..., statuses: _Optional[bytes] = ..., kinds: _Optional[bytes] = ..., versions: _Optional[bytes] = ..., applied_seqs: _Optional[bytes] = ..., durable_seqs: _Optional[bytes] = ..., predictions: _Optional[bytes] = ..., losses: _Optional[bytes] = ..., rejections: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ..., queue_us: _Optional[bytes] = ..., step_us: _Optional[bytes] = ..., hydrate_us: _Optional[bytes] = ..., total_us: _Optional[bytes] = ..., stamps_us: _Optional[bytes] = ..., lost: _Optional[bytes] = ...) -> None: ...
+    at_risk: bytes
+    def __init__(self, tags: _Optional[bytes] = ..., seqs: _Optional[bytes] = ..., statuses: _Optional[bytes] = ..., kinds: _Optional[bytes] = ..., versions: _Optional[bytes] = ..., applied_seqs: _Optional[bytes] = ..., durable_seqs: _Optional[bytes] = ..., predictions: _Optional[bytes] = ..., losses: _Optional[bytes] = ..., rejections: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ..., queue_us: _Optional[bytes] = ..., step_us: _Optional[bytes] = ..., hydrate_us: _Optional[bytes] = ..., total_us: _Optional[bytes] = ..., lost: _Optional[bytes] = ..., at_risk: _Optional[bytes] = ...) -> None: ...
 
 class WireExchangeFrame(_message.Message):
     __slots__ = ("opens", "events", "closes")

@@ -1,6 +1,6 @@
 from evercurrent.v1 import admin_pb2 as _admin_pb2
+from evercurrent.v1 import columns_pb2 as _columns_pb2
 from evercurrent.v1 import observation_pb2 as _observation_pb2
-from evercurrent.v1 import wire_pb2 as _wire_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -57,33 +57,25 @@ class LinkTagOpened(_message.Message):
     rejection: _observation_pb2.Rejection
     def __init__(self, tag: _Optional[int] = ..., applied_seq: _Optional[int] = ..., durable_seq: _Optional[int] = ..., version: _Optional[int] = ..., rejection: _Optional[_Union[_observation_pb2.Rejection, _Mapping]] = ...) -> None: ...
 
-class Refusal(_message.Message):
-    __slots__ = ("index", "rejection")
-    INDEX_FIELD_NUMBER: _ClassVar[int]
-    REJECTION_FIELD_NUMBER: _ClassVar[int]
-    index: int
-    rejection: _observation_pb2.Rejection
-    def __init__(self, index: _Optional[int] = ..., rejection: _Optional[_Union[_observation_pb2.Rejection, _Mapping]] = ...) -> None: ...
-
 class LinkFrame(_message.Message):
-    __slots__ = ("opens", "events", "closes", "refusals")
+    __slots__ = ("opens", "events", "refusals")
     OPENS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
-    CLOSES_FIELD_NUMBER: _ClassVar[int]
     REFUSALS_FIELD_NUMBER: _ClassVar[int]
     opens: _containers.RepeatedCompositeFieldContainer[LinkTagOpen]
-    events: _wire_pb2.WireEventColumns
-    closes: _containers.RepeatedScalarFieldContainer[int]
-    refusals: _containers.RepeatedCompositeFieldContainer[Refusal]
-    def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpen, _Mapping]]] = ..., events: _Optional[_Union[_wire_pb2.WireEventColumns, _Mapping]] = ..., closes: _Optional[_Iterable[int]] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ...) -> None: ...
+    events: bytes
+    refusals: _containers.RepeatedCompositeFieldContainer[_columns_pb2.IndexedRejection]
+    def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpen, _Mapping]]] = ..., events: _Optional[bytes] = ..., refusals: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ...) -> None: ...
 
 class LinkResults(_message.Message):
-    __slots__ = ("opens", "results")
+    __slots__ = ("opens", "results", "rejections")
     OPENS_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    REJECTIONS_FIELD_NUMBER: _ClassVar[int]
     opens: _containers.RepeatedCompositeFieldContainer[LinkTagOpened]
-    results: _wire_pb2.WireResultColumns
-    def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpened, _Mapping]]] = ..., results: _Optional[_Union[_wire_pb2.WireResultColumns, _Mapping]] = ...) -> None: ...
+    results: bytes
+    rejections: _containers.RepeatedCompositeFieldContainer[_columns_pb2.IndexedRejection]
+    def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpened, _Mapping]]] = ..., results: _Optional[bytes] = ..., rejections: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ...) -> None: ...
 
 class LinkRequest(_message.Message):
     __slots__ = ("open", "frame")
