@@ -1,0 +1,51 @@
+# Everything runs in .venv, which is made from pyproject.toml and the tested pins of constraints.txt when it is missing
+# or older than they are. Only python3 (3.11 or newer) and the network of its package index are needed.
+#
+#   make demo [DATA=FILE] [LIMIT=n] [JSON=FILE]   the service on this machine, with learners that stream
+#   make test                                     all tests
+#   make check                                    what CI runs: lint, types, import directions, contract, tests
+#   make bench [NAME=latency] [QUICK=1] [JSON=FILE]
+#   make protos                                   stubs anew, after a change of protos/
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+SOURCES := evercurrent router worker bench tests scripts
+NAME ?= latency
+
+.PHONY: demo test check lint types imports contract bench protos install
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar off -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/evercurrent demo $(if $(DATA),--data '$(DATA)') $(if $(LIMIT),--limit '$(LIMIT)') $(if $(JSON),--json '$(JSON)')
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: lint types imports contract test
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+imports: $(INSTALLED)
+	$(BIN)/lint-imports
+
+contract: $(INSTALLED)
+	$(BIN)/buf lint
+	$(BIN)/python scripts/stubs.py --check
+
+bench: $(INSTALLED)
+	$(BIN)/python -m bench $(NAME) $(if $(QUICK),--quick) $(if $(JSON),--json '$(JSON)')
+
+protos: $(INSTALLED)
+	$(BIN)/python scripts/stubs.py
