@@ -1,0 +1,248 @@
+"""The settings of a worker and a router: plain values, checked as one, from one place.
+
+A setting comes from, in this order: a flag, the environment (`EVERCURRENT_WORKER__RESIDENTS_MAX=1000`), a TOML file
+(`--config FILE` or `EVERCURRENT_CONFIG=FILE`, tables `[worker]` and `[router]`), its default. A key that is no setting
+is an error wherever it stands, and so are two settings that contradict each other: a program that starts with less than
+was asked of it fails later, elsewhere. `WorkerSettings(...)` and `RouterSettings(...)` themselves read nothing.
+
+Every name that begins with `EVERCURRENT_` counts as meant for us. Kubernetes invents such names for a Service called
+`evercurrent-…`, unless the pod says `enableServiceLinks: false`.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "EVERCURRENT_"
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$"
+
+_BYTES = TypeAdapter(ByteSize)
+
+
+class SettingsError(Exception):
+    """The settings cannot be used. The text names the setting, where it stands and what is wrong: show it and stop."""
+
+
+def _checked_address(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdecimal() and int(port) < 65536):
+        raise ValueError(f'"{text}" is not host:port')
+    return text
+
+
+def _bytes_of(value: object) -> object:
+    return int(_BYTES.validate_python(value)) if isinstance(value, str) else value
+
+
+def _members_of(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _not_above(values: BaseModel, low: str, high: str) -> None:
+    if getattr(values, low) > getattr(values, high):
+        raise ValueError(f"{low} ({getattr(values, low)}) is above {high} ({getattr(values, high)})")
+
+
+def _all_different(kind: str, found: Iterable[str]) -> None:
+    twice = [name for name, count in Counter(found).items() if count > 1]
+    if twice:
+        raise ValueError(f"two workers have the {kind} {twice[0]}")
+
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Address = Annotated[str, AfterValidator(_checked_address)]
+Count = Annotated[int, Field(gt=0)]
+Bytes = Annotated[int, BeforeValidator(_bytes_of), Field(gt=0)]
+
+
+class _Values(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Member(_Values):
+    """A worker as a router is told of it. Its text form is `name=host:port`."""
+
+    name: Name
+    address: Address
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        name, equals, address = value.partition("=")
+        if not equals:
+            raise ValueError(f'"{value}" is not name=host:port')
+        return {"name": name, "address": address}
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> Self:
+        if self.address.endswith(":0"):
+            raise ValueError(f"{self} has no port to connect to")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.address}"
+
+
+class WorkerSettings(_Values):
+    """What a worker is told at start."""
+
+    name: Name = Field(default="worker-0", description="Its name: its place on the ring. Keep it over restarts.")
+    address: Address = Field(default="127.0.0.1:0", description="Where it listens, host:port. Port 0: any free one.")
+    model: str = Field(
+        default="knowledge-tracing",
+        min_length=1,
+        description="What it serves: a name of ours, or module:Class.",
+    )
+    weights: Path | None = Field(default=None, description="Its weights, a safetensors file. Default: the model's own.")
+    residents_max: Count = Field(
+        default=1_000_000, description="Users in memory at once; beyond it the least recently used leave."
+    )
+    resident_bytes_max: Bytes = Field(
+        default=2 * 1024**3, description="Bytes of users' states in memory at once, as residents-max."
+    )
+    batch_max: Count = Field(default=1024, description="Users in one step.")
+    link_in_flight_max: Count = Field(
+        default=16_384, description="Events of one link that may wait at once; beyond it the worker stops reading."
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        _not_above(self, "batch_max", "link_in_flight_max")
+        return self
+
+
+class RouterSettings(_Values):
+    """What a router is told at start."""
+
+    name: Name = Field(default="router-0", description="Its name, for logs.")
+    address: Address = Field(default="127.0.0.1:7600", description="Where it listens, host:port. Port 0: any free one.")
+    workers: Annotated[tuple[Member, ...], BeforeValidator(_members_of)] = Field(
+        default=(), description="The workers, name=host:port each, with commas between."
+    )
+    in_flight_exchange_max: Count = Field(
+        default=65_536,
+        description="Events of one Exchange stream unanswered at once; beyond it reading stops.",
+    )
+    in_flight_link_max: Count = Field(
+        default=16_384, description="Events sent to one worker and unanswered at once; beyond it they wait."
+    )
+    in_flight_session_max: Count = Field(
+        default=256,
+        description="Events of one session unanswered at once; more wait, or on Exchange are rejected.",
+    )
+    frame_events_max: Count = Field(default=8192, description="Events in one Exchange frame; larger ones are rejected.")
+    frame_bytes_max: Bytes = Field(
+        default=4 * 1024**2, description="Bytes of one Exchange frame; larger ones are rejected."
+    )
+    observation_bytes_max: Bytes = Field(
+        default=64 * 1024, description="Bytes of one observation; larger ones are rejected."
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        _not_above(self, "in_flight_session_max", "in_flight_exchange_max")
+        _not_above(self, "in_flight_session_max", "in_flight_link_max")
+        _not_above(self, "frame_events_max", "in_flight_exchange_max")
+        _not_above(self, "observation_bytes_max", "frame_bytes_max")
+        _all_different("name", (member.name for member in self.workers))
+        _all_different("address", (member.address for member in self.workers))
+        return self
+
+
+class Settings(BaseSettings):
+    """All settings, from all sources. Made by `load_settings`, which says clearly what is wrong."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__", enable_decoding=False
+    )
+
+    config: Path | None = Field(default=None, description="A TOML file with the tables [worker] and [router].")
+    worker: WorkerSettings = WorkerSettings()
+    router: RouterSettings = RouterSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment, then the file that either of them names."""
+        config = init_settings().get("config") or env_settings().get("config")
+        if not config:
+            return init_settings, env_settings
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _read_file(Path(config)))
+
+
+def load_settings(flags: Mapping[str, Mapping[str, object]] | None = None, config: Path | None = None) -> Settings:
+    """The settings from all sources.
+
+    `flags` are values by section and key, {"worker": {"residents_max": 10}}, where None means not given. Raises
+    SettingsError."""
+    given: dict[str, Any] = {} if config is None else {"config": config}
+    for section, values in (flags or {}).items():
+        given[section] = {key: value for key, value in values.items() if value is not None}
+    _check_variables(os.environ)
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_described(found, given) for found in error.errors())) from error
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from error
+    if "config" in values:
+        raise SettingsError(f"{path}: config: not a setting of a file")
+    return values
+
+
+def _check_variables(environment: Mapping[str, str]) -> None:
+    """The settings library reads the variables it knows and never looks at the others: this does."""
+    for variable in environment:
+        if variable.upper().startswith(PREFIX):
+            section, _, key = variable.upper().removeprefix(PREFIX).lower().partition("__")
+            if section not in Settings.model_fields or (key == "") != (section == "config"):
+                raise SettingsError(f"{variable}: not a setting")
+
+
+def _described(error: ErrorDetails, given: Mapping[str, Any]) -> str:
+    """One error as a line: where the setting stands, and what is wrong with it."""
+    place = [str(part) for part in error["loc"]]
+    message = "not a setting" if error["type"] == "extra_forbidden" else error["msg"].removeprefix("Value error, ")
+    section, key = place[0], place[1] if len(place) > 1 else ""
+    variables = {variable.upper(): value for variable, value in os.environ.items()}
+    variable = f"{PREFIX}{section}__{key}".upper()
+    if key in given.get(section, {}):
+        return f"--{key.replace('_', '-')}: {message}"
+    if variable in variables:
+        return f"{variable}: {message}"
+    if error["type"] == "value_error" and not key:
+        return f"{section}: {message}"
+    return f"{given.get('config') or variables.get(CONFIG_VARIABLE)}: {'.'.join(place[:2])}: {message}"
