@@ -43,6 +43,8 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_NO_STORE: _ClassVar[Reason]
     REASON_CANDIDATES: _ClassVar[Reason]
     REASON_MODEL_ERROR: _ClassVar[Reason]
+    REASON_VERSION: _ClassVar[Reason]
+    REASON_EVENT_TIME: _ClassVar[Reason]
 
 class WaitFor(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -80,6 +82,8 @@ REASON_SESSION_FORGOTTEN: Reason
 REASON_NO_STORE: Reason
 REASON_CANDIDATES: Reason
 REASON_MODEL_ERROR: Reason
+REASON_VERSION: Reason
+REASON_EVENT_TIME: Reason
 WAIT_FOR_UNSPECIFIED: WaitFor
 WAIT_FOR_APPLIED: WaitFor
 WAIT_FOR_DURABLE: WaitFor

@@ -1,0 +1,94 @@
+"""What can go wrong, and the one table that says it in gRPC.
+
+    EvercurrentError
+    └── Refused            a request that was not taken; `rejection` names the field and what to do
+
+A refusal inside a stream is a `Rejection` message and the stream goes on; the same refusal of a whole call ends it with
+the status that STATUSES gives, with ErrorInfo, BadRequest and RetryInfo details (AIP-193).
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn, Protocol
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from evercurrent.v1 import observation_pb2 as pb
+
+DOMAIN = "evercurrent"
+
+STATUSES: dict[int, grpc.StatusCode] = {
+    pb.REASON_SEQ_GAP: grpc.StatusCode.ABORTED,
+    pb.REASON_SEQ_REGRESSION: grpc.StatusCode.ABORTED,
+    pb.REASON_SESSION_FORGOTTEN: grpc.StatusCode.ABORTED,
+    pb.REASON_DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
+    pb.REASON_OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    pb.REASON_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    pb.REASON_NO_STORE: grpc.StatusCode.FAILED_PRECONDITION,
+    pb.REASON_VERSION: grpc.StatusCode.FAILED_PRECONDITION,
+    pb.REASON_MODEL_ERROR: grpc.StatusCode.INTERNAL,
+}
+"""Statuses of the reasons that are not INVALID_ARGUMENT."""
+
+
+class EvercurrentError(Exception):
+    """Base of all errors raised here."""
+
+
+class Refused(EvercurrentError):
+    """A request was not taken. `rejection` is what the caller is told."""
+
+    def __init__(self, rejection: pb.Rejection) -> None:
+        super().__init__(rejection.message)
+        self.rejection = rejection
+
+
+def rejection(reason: pb.Reason, field: str, message: str, retry_after_ms: int = 0) -> pb.Rejection:
+    """The wire form of a refusal."""
+    return pb.Rejection(reason=reason, field=field, message=message, retry_after_ms=retry_after_ms)
+
+
+def refused(reason: pb.Reason, field: str, message: str, retry_after_ms: int = 0) -> Refused:
+    """The exception form of a refusal."""
+    return Refused(rejection(reason, field, message, retry_after_ms))
+
+
+def status_code(reason: int) -> grpc.StatusCode:
+    """The status that ends a call refused for this reason."""
+    return STATUSES.get(reason, grpc.StatusCode.INVALID_ARGUMENT)
+
+
+class Abortable(Protocol):
+    """The part of a gRPC servicer context that ends a call."""
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: tuple[tuple[str, bytes], ...] = ()
+    ) -> NoReturn: ...
+
+
+async def abort(context: Abortable, why: pb.Rejection) -> NoReturn:
+    """End a call because of a refusal, with details that a program can read. Never returns."""
+    code = status_code(why.reason)
+    reason = pb.Reason.Name(why.reason).removeprefix("REASON_")
+    status = status_pb2.Status(code=code.value[0], message=f"{why.field}: {why.message}" if why.field else why.message)
+    metadata = {"field": why.field} if why.field else {}
+    _attach(status, error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata))
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=why.field, description=why.message, reason=reason)
+        _attach(status, error_details_pb2.BadRequest(field_violations=[violation]))
+    if why.retry_after_ms:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(why.retry_after_ms)
+        _attach(status, error_details_pb2.RetryInfo(retry_delay=delay))
+    await context.abort(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
+
+
+def _attach(
+    status: status_pb2.Status,
+    detail: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo,
+) -> None:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    status.details.append(packed)

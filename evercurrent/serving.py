@@ -1,0 +1,64 @@
+"""What every server process of ours does alike: bind, announce, wait for a signal, end.
+
+Options are those of gRPC core: no port is shared (`so_reuseport`), so a taken one is an error and not a silent sibling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Sequence
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+MESSAGE_BYTES_MAX = 16 << 20
+
+CHANNEL_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+]
+
+SERVER_OPTIONS: list[tuple[str, int]] = [
+    *CHANNEL_OPTIONS,
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+]
+
+
+async def new_server(handlers: Sequence[grpc.GenericRpcHandler], services: Sequence[str]) -> grpc.aio.Server:
+    """A server with these handlers, health (all services SERVING) and reflection."""
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    server.add_generic_rpc_handlers(tuple(handlers))
+    servicer = health.aio.HealthServicer()
+    for name in ("", *services):
+        await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return server
+
+
+def bind(server: grpc.aio.Server, address: str) -> str:
+    """Listen on "host:port" (port 0: any free one); the address bound.
+
+    Raises:
+        OSError: the address is taken or not ours; the text names it.
+    """
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: it is taken or not an address of this machine") from error
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+def stop_signal() -> asyncio.Event:
+    """An event set by SIGTERM or SIGINT from now on."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop

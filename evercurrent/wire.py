@@ -1,0 +1,256 @@
+"""Events and results as arrays: the layouts that a model's description fixes.
+
+On a link an event is a record of fixed size (worker.proto, LinkFrame.events), so that one event is packed by one `struct`
+call and a frame of thousands is one numpy array; on Exchange it is spread over columns (columns.proto). Both turn into
+the same structured arrays here. This module reads and writes bytes; it judges nothing but lengths.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NewType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evercurrent.errors import refused
+from evercurrent.model import Model, OutcomeKind
+from evercurrent.v1 import admin_pb2, wire_pb2
+from evercurrent.v1 import observation_pb2 as pb
+from evercurrent.v1.columns_pb2 import EVENT_KIND_OBSERVATION
+
+Records = NDArray[np.void]
+"""A structured array of events or results, by the dtypes of a Layout."""
+
+Tag = NewType("Tag", int)
+
+OUTCOME_KINDS = {
+    OutcomeKind.VALUE: admin_pb2.OUTCOME_KIND_VALUE,
+    OutcomeKind.CHOICE: admin_pb2.OUTCOME_KIND_CHOICE,
+    OutcomeKind.VECTOR: admin_pb2.OUTCOME_KIND_VECTOR,
+}
+
+
+def describe(model: Model) -> admin_pb2.ModelDescription:
+    """What routers and users are told of a model."""
+    outcome = model.observation.outcome
+    bounded = outcome.low != -np.inf or outcome.high != np.inf
+    return admin_pb2.ModelDescription(
+        name=model.name,
+        ids=[admin_pb2.IdField(name=field.name, size=field.size) for field in model.observation.ids],
+        features=model.observation.features,
+        outcome=OUTCOME_KINDS[outcome.kind],
+        outcome_width=outcome.width,
+        num_choices=outcome.num_choices,
+        outcome_min=outcome.low if bounded else 0.0,
+        outcome_max=outcome.high if bounded else 0.0,
+        prediction_width=model.prediction_width,
+        state_width=model.state_width,
+    )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How wide the events and results of one model are."""
+
+    num_ids: int
+    num_features: int
+    outcome: admin_pb2.OutcomeKind
+    outcome_width: int
+    prediction_width: int
+
+    @classmethod
+    def of(cls, model: admin_pb2.ModelDescription) -> Layout:
+        return cls(len(model.ids), len(model.features), model.outcome, model.outcome_width, model.prediction_width)
+
+    @property
+    def is_choice(self) -> bool:
+        return self.outcome == admin_pb2.OUTCOME_KIND_CHOICE
+
+    @property
+    def is_value(self) -> bool:
+        return self.outcome == admin_pb2.OUTCOME_KIND_VALUE
+
+    @cached_property
+    def event_dtype(self) -> np.dtype[np.void]:
+        """One event record: see LinkFrame.events."""
+        choice: list[Any] = [("choice", "<i8")] if self.is_choice else []
+        outcome: list[Any] = [] if self.is_choice else [("outcome", "<f4", (self.outcome_width,))]
+        return _padded(
+            [
+                ("seq", "<u8"),
+                ("event_time_us", "<i8"),
+                ("stamp_us", "<u8"),
+                ("ids", "<i8", (self.num_ids,)),
+                *choice,
+                ("tag", "<u4"),
+                ("timeout_us", "<u4"),
+                ("features", "<f4", (self.num_features,)),
+                *outcome,
+                ("kind", "u1"),
+            ]
+        )
+
+    @cached_property
+    def event_struct(self) -> struct.Struct:
+        """The same record for one event: seq, event_time_us, stamp_us, *ids, [choice], tag, timeout_us, *features,
+        [*outcome], kind."""
+        floats = self.num_features + (0 if self.is_choice else self.outcome_width)
+        body = f"<QqQ{self.num_ids + self.is_choice}qII{floats}fB"
+        return struct.Struct(f"{body}{self.event_dtype.itemsize - struct.calcsize(body)}x")
+
+    @cached_property
+    def result_dtype(self) -> np.dtype[np.void]:
+        """One result record: see LinkResults.results."""
+        return _padded(
+            [
+                ("seq", "<u8"),
+                ("version", "<u8"),
+                ("applied_seq", "<u8"),
+                ("durable_seq", "<u8"),
+                ("stamp_us", "<u8"),
+                ("lost", "<u8"),
+                ("at_risk", "<u8"),
+                ("tag", "<u4"),
+                ("queue_us", "<u4"),
+                ("hydrate_us", "<u4"),
+                ("step_us", "<u4"),
+                ("loss", "<f4"),
+                ("prediction", "<f4", (self.prediction_width,)),
+                ("status", "u1"),
+                ("kind", "u1"),
+            ]
+        )
+
+    def events(self, raw: bytes) -> Records:
+        """The events of a link frame, read-only, without copying.
+
+        Raises:
+            Refused: the bytes are no whole number of records.
+        """
+        return _records(raw, self.event_dtype)
+
+    def results(self, raw: bytes) -> Records:
+        """The results of a link frame, read-only, without copying.
+
+        Raises:
+            Refused: the bytes are no whole number of records.
+        """
+        return _records(raw, self.result_dtype)
+
+    def events_of_columns(self, columns: wire_pb2.WireEventColumns) -> Records:
+        """The events of an Exchange frame. `tag` is the client's own and `stamp_us` is 0.
+
+        Raises:
+            Refused: REASON_COLUMNS, naming the column whose length disagrees, or an unknown kind.
+        """
+        num_events = len(columns.tags) // 4
+        events = np.zeros(num_events, self.event_dtype)
+        events["tag"] = _column("tags", columns.tags, "<u4", num_events)
+        events["seq"] = _column("seqs", columns.seqs, "<u8", num_events)
+        events["ids"] = _column("ids", columns.ids, "<i8", num_events, self.num_ids)
+        if self.num_features or columns.features:
+            events["features"] = _column("features", columns.features, "<f4", num_events, self.num_features)
+        self._fill_outcome(events, columns)
+        if columns.kinds:
+            events["kind"] = _column("kinds", columns.kinds, "u1", num_events)
+        else:
+            events["kind"] = EVENT_KIND_OBSERVATION
+        if columns.event_times_us:
+            events["event_time_us"] = _column("event_times_us", columns.event_times_us, "<i8", num_events)
+        if columns.timeouts_us:
+            events["timeout_us"] = _column("timeouts_us", columns.timeouts_us, "<u4", num_events)
+        return events
+
+    def _fill_outcome(self, events: Records, columns: wire_pb2.WireEventColumns) -> None:
+        given = {"values": columns.values, "choices": columns.choices, "vectors": columns.vectors}
+        expected = {
+            admin_pb2.OUTCOME_KIND_VALUE: "values",
+            admin_pb2.OUTCOME_KIND_CHOICE: "choices",
+            admin_pb2.OUTCOME_KIND_VECTOR: "vectors",
+        }[self.outcome]
+        for name, raw in given.items():
+            if raw and name != expected:
+                raise refused(pb.REASON_COLUMNS, f"events.{name}", f"this model's outcomes come in `{expected}`")
+        raw = given[expected]
+        if not raw:
+            return
+        if self.is_choice:
+            events["choice"] = _column(expected, raw, "<i8", len(events))
+        else:
+            events["outcome"] = _column(expected, raw, "<f4", len(events), self.outcome_width)
+
+    def columns_of_events(self, events: Records) -> wire_pb2.WireEventColumns:
+        """The Exchange form of events, for clients that hold arrays."""
+        columns = wire_pb2.WireEventColumns(
+            tags=events["tag"].tobytes(),
+            seqs=events["seq"].tobytes(),
+            ids=events["ids"].tobytes(),
+            features=events["features"].tobytes(),
+            kinds=events["kind"].tobytes(),
+            event_times_us=events["event_time_us"].tobytes(),
+            timeouts_us=events["timeout_us"].tobytes(),
+        )
+        if self.is_choice:
+            columns.choices = events["choice"].tobytes()
+        elif self.is_value:
+            columns.values = events["outcome"].tobytes()
+        else:
+            columns.vectors = events["outcome"].tobytes()
+        return columns
+
+    def columns_of_results(
+        self, results: Records, tags: NDArray[np.uint32], totals_us: NDArray[np.uint32] | None
+    ) -> wire_pb2.WireResultColumns:
+        """The Exchange form of results under the client's own tags; with stage timings if `totals_us` is given."""
+        columns = wire_pb2.WireResultColumns(
+            tags=tags.tobytes(),
+            seqs=results["seq"].tobytes(),
+            statuses=results["status"].tobytes(),
+            kinds=results["kind"].tobytes(),
+            versions=results["version"].tobytes(),
+            applied_seqs=results["applied_seq"].tobytes(),
+            predictions=results["prediction"].tobytes(),
+            losses=results["loss"].tobytes(),
+        )
+        if results["durable_seq"].any():
+            columns.durable_seqs = results["durable_seq"].tobytes()
+        if results["lost"].any():
+            columns.lost = results["lost"].tobytes()
+        if results["at_risk"].any():
+            columns.at_risk = results["at_risk"].tobytes()
+        if totals_us is not None:
+            columns.total_us = totals_us.tobytes()
+            columns.queue_us = results["queue_us"].tobytes()
+            columns.step_us = results["step_us"].tobytes()
+            if results["hydrate_us"].any():
+                columns.hydrate_us = results["hydrate_us"].tobytes()
+        return columns
+
+
+def _padded(fields: list[Any]) -> np.dtype[np.void]:
+    """A packed dtype, padded so that every record starts at a multiple of 8 bytes."""
+    size = np.dtype(fields).itemsize
+    return np.dtype([*fields, ("padding", "V", -size % 8)] if size % 8 else fields)
+
+
+def _records(raw: bytes, dtype: np.dtype[np.void]) -> Records:
+    if len(raw) % dtype.itemsize:
+        raise refused(pb.REASON_COLUMNS, "frame", f"{len(raw)} bytes are no whole number of {dtype.itemsize}-byte records")
+    return np.frombuffer(raw, dtype)
+
+
+def _column(name: str, raw: bytes, dtype: str, num_events: int, width: int | None = None) -> NDArray[Any]:
+    """One column as [num_events] or, with a width, [num_events, width]."""
+    size = np.dtype(dtype).itemsize * num_events * (1 if width is None else width)
+    if len(raw) != size:
+        per_event = "" if width is None else f" × {width}"
+        raise refused(
+            pb.REASON_COLUMNS,
+            f"events.{name}",
+            f"has {len(raw)} bytes; {num_events} events{per_event} of {np.dtype(dtype).itemsize} bytes need {size}",
+        )
+    column = np.frombuffer(raw, dtype)
+    return column if width is None else column.reshape(num_events, width)

@@ -1,0 +1,1 @@
+"""The router: the ring of workers, the sessions of users, and the links between them."""

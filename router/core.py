@@ -1,0 +1,294 @@
+"""The routing core: from sessions to links and back. A library without I/O: the router process puts gRPC around it.
+
+A *feed* is whatever sends a session's events and takes its results: a Session stream, an Exchange stream, a unary call. A
+*link* is one worker: an outbox of what waits to be sent to it, which its shell empties into one message. The core only
+moves values between the two; every call returns at once, and what is told to a feed is told by calling it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evercurrent.errors import refused, rejection
+from evercurrent.slots import slot_of, user_key
+from evercurrent.v1 import admin_pb2, worker_pb2
+from evercurrent.v1 import observation_pb2 as pb
+from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_NO_OUTCOME, IndexedRejection
+from evercurrent.wire import Layout, Records
+from router.latency import Latency
+from router.ring import Ring
+from router.sessions import CLOSING, NOBODY, OPENING, Admission, SessionTable
+
+RETRY_AFTER_MS = 500
+
+Clock = Callable[[], int]
+"""Monotonic microseconds."""
+
+
+class Feed(Protocol):
+    """What takes the results of its sessions. Each call returns at once and never raises."""
+
+    def opened(self, sid: int, answer: worker_pb2.LinkTagOpened) -> None:
+        """The worker opened the session, or refused it: then the sid is no longer the feed's."""
+
+    def results(self, records: Records, rejections: Sequence[IndexedRejection]) -> None:
+        """Results of its events in order; `rejections` are by index into `records`."""
+
+    def ended(self, sids: Sequence[int], why: pb.Rejection) -> None:
+        """These sessions are gone; their sids are no longer the feed's. What they had in flight gets no answer."""
+
+
+class Outbox:
+    """What waits to be sent to one worker. Bounded by the link's in-flight bound, which the core keeps."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._opens: list[worker_pb2.LinkTagOpen] = []
+        self._events: list[bytes] = []
+        self._refusals: list[IndexedRejection] = []
+        self._num_events = 0
+
+    def open(self, request: worker_pb2.LinkTagOpen) -> None:
+        self._opens.append(request)
+        self._wake()
+
+    def send(self, raw: bytes, num_events: int, refusal: pb.Rejection | None = None) -> None:
+        """Append packed events; a refusal belongs to the single event of kind REFUSED."""
+        if refusal is not None:
+            self._refusals.append(IndexedRejection(index=self._num_events, rejection=refusal))
+        self._events.append(raw)
+        self._num_events += num_events
+        self._wake()
+
+    def take(self) -> worker_pb2.LinkRequest:
+        """All that waits, as one message."""
+        frame = worker_pb2.LinkFrame(opens=self._opens, events=b"".join(self._events), refusals=self._refusals)
+        self._opens, self._events, self._refusals, self._num_events = [], [], [], 0
+        return worker_pb2.LinkRequest(frame=frame)
+
+
+class Link:
+    """One worker as the core sees it: `outbox` is None while it is not reachable."""
+
+    def __init__(self, name: str, address: str) -> None:
+        self.name = name
+        self.address = address
+        self.incarnation = ""
+        self.outbox: Outbox | None = None
+        self.num_in_flight = 0
+        self.num_updates = 0
+
+
+class RoutingCore:
+    """Sessions, feeds and links of one router."""
+
+    def __init__(self, ring: Ring, addresses: dict[str, str], in_flight_link_max: int, session_max: int, clock_us: Clock):
+        self.ring = ring
+        self.links = [Link(name, addresses[name]) for name in ring.names]
+        self.sessions = SessionTable()
+        self.latency = Latency()
+        self.clock_us = clock_us
+        self.session_max = session_max
+        self._in_flight_link_max = in_flight_link_max
+        self._model: admin_pb2.ModelDescription | None = None
+        self._layout: Layout | None = None
+        self._close_event = b""
+        self._feeds: dict[int, Feed] = {}
+        self._last_feed = NOBODY
+
+    @property
+    def num_feeds(self) -> int:
+        """Streams and calls under way."""
+        return len(self._feeds)
+
+    @property
+    def model(self) -> admin_pb2.ModelDescription:
+        """What the workers serve.
+
+        Raises:
+            Refused: REASON_UNAVAILABLE, no worker has been reached yet.
+        """
+        if self._model is None:
+            raise refused(pb.REASON_UNAVAILABLE, "", "no worker has been reached yet", RETRY_AFTER_MS)
+        return self._model
+
+    @property
+    def layout(self) -> Layout:
+        """How wide events and results are. Raises as `model`."""
+        if self._layout is None:
+            raise refused(pb.REASON_UNAVAILABLE, "", "no worker has been reached yet", RETRY_AFTER_MS)
+        return self._layout
+
+    def add_feed(self, feed: Feed) -> int:
+        """Names a feed by a number until `remove_feed`."""
+        self._last_feed += 1
+        self._feeds[self._last_feed] = feed
+        return self._last_feed
+
+    def remove_feed(self, number: int, sids: Sequence[int]) -> None:
+        """The feed is gone; close the sessions it still has."""
+        del self._feeds[number]
+        for sid in sids:
+            self.close(sid)
+
+    def worker_of(self, namespace: str, user_id: str) -> tuple[int, int]:
+        """The slot of a user and the index of its worker."""
+        slot = slot_of(user_key(namespace, user_id))
+        return slot, int(self.ring.owners[slot])
+
+    def open(self, feed: int, tag: int, user_id: str, namespace: str, session_id: str) -> int:
+        """Open a session at the user's worker; its sid. The feed is told by `opened`.
+
+        Raises:
+            Refused: REASON_UNAVAILABLE, the worker is not reachable.
+        """
+        slot, worker = self.worker_of(namespace, user_id)
+        link = self.links[worker]
+        if link.outbox is None:
+            raise refused(pb.REASON_UNAVAILABLE, "user_id", f"{link.name} is not reachable", RETRY_AFTER_MS)
+        sid = self.sessions.allocate(feed, worker, tag)
+        link.outbox.open(
+            worker_pb2.LinkTagOpen(tag=sid, user_id=user_id, session_id=session_id, namespace=namespace, slot=slot)
+        )
+        return sid
+
+    def close(self, sid: int) -> None:
+        """The feed is done with a session. Its events on the way are still applied; nobody is told."""
+        state = self.sessions.state[sid]
+        self.sessions.leave(sid)
+        if state != CLOSING:
+            self._send_close(sid)
+
+    def send(self, sid: int, event: bytes, num_events: int = 1, refusal: pb.Rejection | None = None) -> None:
+        """Send packed events of one session, whose seqs the caller has settled.
+
+        Raises:
+            Refused: REASON_OVERLOADED, the worker's queue is full.
+        """
+        link = self.links[self.sessions.worker[sid]]
+        if link.num_in_flight + num_events > self._in_flight_link_max:
+            raise refused(pb.REASON_OVERLOADED, "", f"the queue of {link.name} is full", retry_after_ms=50)
+        link.num_in_flight += num_events
+        self.sessions.num_in_flight[sid] += num_events
+        assert link.outbox is not None, "sessions of a lost link have ended"
+        link.outbox.send(event, num_events, refusal)
+
+    def send_many(self, sids: NDArray[np.int32], events: Records) -> Admission:
+        """Admit events of ACTIVE or CLOSING sessions, and send those that are accepted."""
+        room = np.array([self._in_flight_link_max - link.num_in_flight for link in self.links])
+        admission = self.sessions.admit(sids, events, room, self.session_max)
+        if not admission.accepted.all():
+            sids, events = sids[admission.accepted], events[admission.accepted]
+        workers = self.sessions.worker[sids]
+        for worker in np.unique(workers).tolist():
+            share = events if (workers == worker).all() else events[workers == worker]
+            link = self.links[worker]
+            link.num_in_flight += len(share)
+            assert link.outbox is not None, "sessions of a lost link have ended"
+            link.outbox.send(share.tobytes(), len(share))
+        return admission
+
+    def link_opened(self, worker: int, opened: worker_pb2.LinkOpened, wake: Callable[[], None]) -> Outbox:
+        """A worker is reachable.
+
+        Raises:
+            Refused: REASON_MODEL, it serves another model than the others.
+        """
+        if self._model is None:
+            self._model = opened.model
+            self._layout = Layout.of(opened.model)
+            close = np.zeros(1, self._layout.event_dtype)
+            close["kind"] = EVENT_KIND_CLOSE
+            self._close_event = close.tobytes()
+        elif self._model != opened.model:
+            text = f"{opened.worker} serves {opened.model.name}, described otherwise than the others' {self._model.name}"
+            raise refused(pb.REASON_MODEL, "model", text)
+        link = self.links[worker]
+        link.incarnation = opened.incarnation
+        link.outbox = Outbox(wake)
+        return link.outbox
+
+    def link_lost(self, worker: int) -> None:
+        """A worker is not reachable any more: its sessions end."""
+        link = self.links[worker]
+        link.outbox = None
+        link.num_in_flight = 0
+        why = rejection(pb.REASON_UNAVAILABLE, "", f"{link.name} was lost", RETRY_AFTER_MS)
+        lost: dict[int, list[int]] = {}
+        for sid in self.sessions.of_worker(worker).tolist():
+            lost.setdefault(int(self.sessions.feed[sid]), []).append(sid)
+        for number, sids in lost.items():
+            if number != NOBODY:
+                self._feeds[number].ended(sids, why)
+            for sid in sids:
+                self.sessions.free(sid)
+
+    def receive(self, worker: int, frame: worker_pb2.LinkResults) -> None:
+        """Hand a worker's answers to their feeds."""
+        for answer in frame.opens:
+            self._opened(answer)
+        if frame.results:
+            self._results(self.links[worker], self.layout.results(frame.results), frame.rejections)
+
+    def _send_close(self, sid: int) -> None:
+        link = self.links[self.sessions.worker[sid]]
+        assert link.outbox is not None, "sessions of a lost link have ended"
+        link.num_in_flight += 1
+        self.sessions.num_in_flight[sid] += 1
+        link.outbox.send(self._tagged_close(sid), 1)
+
+    def _tagged_close(self, sid: int) -> bytes:
+        close = np.frombuffer(self._close_event, self.layout.event_dtype).copy()
+        close["tag"] = sid
+        return close.tobytes()
+
+    def _opened(self, answer: worker_pb2.LinkTagOpened) -> None:
+        sid = answer.tag
+        feed = self._feeds.get(int(self.sessions.feed[sid]))
+        if not answer.HasField("rejection"):
+            self.sessions.activate(sid, answer.applied_seq)
+        elif self.sessions.state[sid] == OPENING:
+            self.sessions.free(sid)
+        if feed is not None:
+            feed.opened(sid, answer)
+
+    def _results(self, link: Link, records: Records, rejections: Sequence[IndexedRejection]) -> None:
+        sids = records["tag"].astype(np.int64)
+        link.num_in_flight -= len(records)
+        np.subtract.at(self.sessions.num_in_flight, sids, 1)
+        observed = (records["status"] == pb.STATUS_APPLIED) & (records["kind"] <= EVENT_KIND_NO_OUTCOME)
+        link.num_updates += int(observed.sum())
+        self.latency.add(records[observed], self.clock_us())
+        for indexed in rejections:
+            if indexed.rejection.reason == pb.REASON_SEQ_GAP:
+                sid = int(sids[indexed.index])
+                self.sessions.next_seq[sid] = int(records["applied_seq"][indexed.index]) + 1
+        self._deliver(sids, records, rejections)
+        for sid in sids[records["kind"] == EVENT_KIND_CLOSE].tolist():
+            self.sessions.free(sid)
+
+    def _deliver(self, sids: NDArray[np.int64], records: Records, rejections: Sequence[IndexedRejection]) -> None:
+        """Give each feed its own results, in order."""
+        owners = self.sessions.feed[sids]
+        first = int(owners[0])
+        if (owners == first).all():
+            feed = self._feeds.get(first)
+            if feed is not None:
+                feed.results(records, rejections)
+            return
+        order = np.argsort(owners, kind="stable")
+        starts = np.flatnonzero(np.diff(owners[order], prepend=-1)).tolist()
+        sorted_records = records[order]
+        place = {int(index): at for at, index in enumerate(order)} if rejections else {}
+        moved = sorted((place[indexed.index], indexed.rejection) for indexed in rejections)
+        for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+            feed = self._feeds.get(int(owners[order[start]]))
+            if feed is not None:
+                own = [IndexedRejection(index=at - start, rejection=why) for at, why in moved if start <= at < end]
+                feed.results(sorted_records[start:end], own)
+
+

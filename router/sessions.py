@@ -1,0 +1,200 @@
+"""The sessions of a router: where each one is and what it may send next. A pure state machine over arrays.
+
+    FREE → OPENING → ACTIVE → CLOSING → FREE
+
+A session is named by a small number, its *sid*, which is also its tag on the link. Arrays, because a frame of hundreds of
+events is admitted by a few operations; one event by itself reads single cells of the same arrays. The worker is the judge
+of seqs; the router checks them first so that what is wrong is answered near, and resumes where the worker says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evercurrent.v1 import observation_pb2 as pb
+from evercurrent.v1.columns_pb2 import (
+    EVENT_KIND_CLOSE,
+    EVENT_KIND_NO_OUTCOME,
+    EVENT_KIND_OBSERVATION,
+    EVENT_KIND_QUERY,
+    EVENT_KIND_SKIP,
+)
+from evercurrent.wire import Records
+
+FREE, OPENING, ACTIVE, CLOSING = range(4)
+
+NOBODY = 0
+"""The feed of sessions whose stream is gone: what still comes for them is dropped."""
+
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Which events of a frame go on: `accepted` in order; `refused` and `duplicate` by index."""
+
+    accepted: NDArray[np.bool_]
+    refused: dict[int, pb.Rejection]
+    duplicates: tuple[int, ...] = ()
+
+
+class SessionTable:
+    """All sessions, by sid: `state`, `feed` (who feeds it), `worker` (index on the ring), `tag` (the feed's own name for
+    it), `next_seq` (expected), `resumed_at` (consumed before this feed opened it), `num_in_flight` (events sent and not
+    answered)."""
+
+    def __init__(self, capacity: int = 1024) -> None:
+        self.state = np.zeros(capacity, np.uint8)
+        self.feed = np.zeros(capacity, np.int32)
+        self.worker = np.zeros(capacity, np.int16)
+        self.tag = np.zeros(capacity, np.uint32)
+        self.next_seq = np.zeros(capacity, np.uint64)
+        self.resumed_at = np.zeros(capacity, np.uint64)
+        self.num_in_flight = np.zeros(capacity, np.int32)
+        self._last = np.zeros(capacity, np.int64)
+        self._free: list[int] = []
+        self._used = 0
+
+    def __len__(self) -> int:
+        return self._used - len(self._free)
+
+    def allocate(self, feed: int, worker: int, tag: int) -> int:
+        """A new session, OPENING."""
+        if self._free:
+            sid = self._free.pop()
+        else:
+            if self._used == len(self.state):
+                self._grow()
+            sid = self._used
+            self._used += 1
+        self.state[sid] = OPENING
+        self.feed[sid] = feed
+        self.worker[sid] = worker
+        self.tag[sid] = tag
+        self.next_seq[sid] = 1
+        self.resumed_at[sid] = 0
+        self.num_in_flight[sid] = 0
+        return sid
+
+    def activate(self, sid: int, applied_seq: int) -> None:
+        """The worker opened the session and has consumed this much of it."""
+        if self.state[sid] == OPENING:
+            self.state[sid] = ACTIVE
+        self.resumed_at[sid] = applied_seq
+        self.next_seq[sid] = applied_seq + 1
+
+    def leave(self, sid: int) -> None:
+        """Its stream is done with the session; it is free once the worker has answered the close."""
+        self.state[sid] = CLOSING
+        self.feed[sid] = NOBODY
+
+    def free(self, sid: int) -> None:
+        """The sid may be given to another session."""
+        self.state[sid] = FREE
+        self.feed[sid] = NOBODY
+        self._free.append(sid)
+
+    def of_worker(self, worker: int) -> Indices:
+        """All sids in use that are on this worker."""
+        return np.flatnonzero((self.worker == worker) & (self.state != FREE))
+
+    def judge_seq(self, sid: int, seq: int) -> pb.Rejection | None:
+        """Why a seq that is not the next one and no replay cannot be taken; None for a replay (seq <= resumed_at)."""
+        if seq <= self.resumed_at[sid] and seq > 0:
+            return None
+        expected = int(self.next_seq[sid])
+        if seq > expected:
+            return pb.Rejection(
+                reason=pb.REASON_SEQ_GAP, field="seq", message=f"{seq} came where {expected} is expected"
+            )
+        return pb.Rejection(
+            reason=pb.REASON_SEQ_REGRESSION, field="seq", message=f"{seq} came again; {expected} is expected"
+        )
+
+    def admit(self, sids: NDArray[np.int32], events: Records, room: NDArray[np.int64], session_max: int) -> Admission:
+        """Which of these events of ACTIVE sessions go on. Moves `next_seq` and counts them in flight.
+
+        `room[w]` is how many more events worker w may be sent. Beyond it, and beyond `session_max` events in flight of
+        one session, events are refused with REASON_OVERLOADED and consume nothing.
+        """
+        num = len(events)
+        if self._all_plain(sids, events, room, session_max):
+            self.next_seq[sids] = events["seq"] + np.uint64(1)
+            self.num_in_flight[sids] += 1
+            return Admission(np.ones(num, np.bool_), {})
+        return self._admit_singly(sids, events, room, session_max)
+
+    def _all_plain(
+        self, sids: NDArray[np.int32], events: Records, room: NDArray[np.int64], session_max: int
+    ) -> bool:
+        """Whether this is the usual frame: one due observation each of different active sessions, and room for all."""
+        kinds = events["kind"]
+        if not ((kinds == EVENT_KIND_OBSERVATION) | (kinds == EVENT_KIND_NO_OUTCOME)).all():
+            return False
+        order = np.arange(len(sids))
+        self._last[sids] = order
+        return bool(
+            (self._last[sids] == order).all()
+            and (events["seq"] == self.next_seq[sids]).all()
+            and (self.state[sids] == ACTIVE).all()
+            and (self.num_in_flight[sids] < session_max).all()
+            and (np.bincount(self.worker[sids], minlength=len(room)) <= room).all()
+        )
+
+    def _admit_singly(
+        self, sids: NDArray[np.int32], events: Records, room: NDArray[np.int64], session_max: int
+    ) -> Admission:
+        accepted = np.zeros(len(events), np.bool_)
+        refused: dict[int, pb.Rejection] = {}
+        duplicates: list[int] = []
+        left = room.tolist()
+        columns = (sids.tolist(), events["kind"].tolist(), events["seq"].tolist())
+        for index, (sid, kind, seq) in enumerate(zip(*columns, strict=True)):
+            worker = int(self.worker[sid])
+            why = self._refusal(sid, kind, seq, left[worker], session_max)
+            if why is not None:
+                refused[index] = why
+            elif kind not in (EVENT_KIND_QUERY, EVENT_KIND_CLOSE) and seq < self.next_seq[sid]:
+                duplicates.append(index)
+            else:
+                accepted[index] = True
+                left[worker] -= 1
+                self.num_in_flight[sid] += 1
+                if kind == EVENT_KIND_CLOSE:
+                    self.state[sid] = CLOSING
+                elif kind != EVENT_KIND_QUERY:
+                    self.next_seq[sid] = seq + 1
+        return Admission(accepted, refused, tuple(duplicates))
+
+    def _refusal(self, sid: int, kind: int, seq: int, room: int, session_max: int) -> pb.Rejection | None:
+        if self.state[sid] != ACTIVE:
+            return pb.Rejection(reason=pb.REASON_TAG, field="tag", message="the session is closed")
+        if kind == EVENT_KIND_CLOSE:
+            return None
+        if room <= 0:
+            return overloaded("the worker's queue is full")
+        if kind == EVENT_KIND_QUERY:
+            return None
+        if self.num_in_flight[sid] >= session_max:
+            return overloaded(f"the session has {session_max} events in flight")
+        if kind == EVENT_KIND_SKIP:
+            return None
+        return None if seq == self.next_seq[sid] else self.judge_seq(sid, seq)
+
+    def _grow(self) -> None:
+        size = 2 * len(self.state)
+        for name, old in vars(self).items():
+            if isinstance(old, np.ndarray):
+                new = np.zeros(size, old.dtype)
+                new[: len(old)] = old
+                setattr(self, name, new)
+
+
+def overloaded(message: str) -> pb.Rejection:
+    """Come back soon."""
+    return pb.Rejection(reason=pb.REASON_OVERLOADED, message=message, retry_after_ms=50)
+
+

@@ -1,0 +1,391 @@
+"""The engine: events in, one step over many users, results out. Plain code: no socket, no task; the clock is handed in.
+
+    receive → cut → judge → predict and learn → results
+
+Everything that needs an await (links, the store) stands around it. A step is a function of the states and the events
+alone, whatever the cut of the batches (DESIGN.md, section 4).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ulid import ULID
+
+from evercurrent.errors import Refused, rejection
+from evercurrent.model import Batch, Model, Update
+from evercurrent.v1 import observation_pb2 as pb
+from evercurrent.v1 import worker_pb2
+from evercurrent.v1.columns_pb2 import (
+    EVENT_KIND_CLOSE,
+    EVENT_KIND_OBSERVATION,
+    EVENT_KIND_QUERY,
+    EVENT_KIND_REFUSED,
+    EVENT_KIND_SKIP,
+    IndexedRejection,
+)
+from evercurrent.wire import Layout, Records, describe
+from worker.feeds import Feeds
+from worker.guard import Guard
+from worker.inbox import MARKS, Inbox, Waiting
+from worker.sessions import UNSEQUENCED, SessionLog
+from worker.slab import INITIAL_ROW, Slab
+from worker.validation import Validator, has_outcome, is_observation
+
+T = TypeVar("T")
+
+Clock = Callable[[], int]
+"""Monotonic microseconds."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Results:
+    """Results of one step for one link; `rejections` are by index into `records`."""
+
+    link: int
+    records: Records
+    rejections: list[IndexedRejection] = field(default_factory=list)
+
+
+class Engine:
+    """The states of a worker's users and the step that updates them."""
+
+    def __init__(self, model: Model, residents_max: int, batch_max: int, clock_us: Clock) -> None:
+        self.model = model
+        self.layout = Layout.of(describe(model))
+        self.slab = Slab(model.initial_state().detach().numpy(), residents_max)
+        self.sessions = SessionLog(residents_max + 1)
+        self.num_updates = 0
+        self.num_rejected = 0
+        self._clock_us = clock_us
+        self._validator = Validator(model.observation)
+        self._guard = Guard(model)
+        self._inbox = Inbox(residents_max + 1, batch_max)
+        self._feeds: dict[int, Feeds] = {}
+        self._refusals: dict[int, pb.Rejection] = {}
+        self._last_link = 0
+        self._last_refusal = 0
+        self._probe()
+
+    @property
+    def num_waiting(self) -> int:
+        """Events received and not yet taken by a step."""
+        return len(self._inbox)
+
+    @property
+    def num_tags(self) -> int:
+        """Open tags over all links."""
+        return sum(len(feeds) for feeds in self._feeds.values())
+
+    def open_link(self) -> int:
+        """A new link's number."""
+        self._last_link += 1
+        self._feeds[self._last_link] = Feeds()
+        return self._last_link
+
+    def close_link(self, link: int) -> None:
+        """Close all that the link had open, after what it sent. Results for it are no longer made."""
+        feeds = self._feeds[link]
+        tags = feeds.tags()
+        closes = np.zeros(len(tags), self.layout.event_dtype)
+        closes["tag"] = tags
+        closes["kind"] = EVENT_KIND_CLOSE
+        self.receive(link, closes, ())
+        feeds.abandoned = True
+        if not len(feeds):
+            del self._feeds[link]
+
+    def open(self, link: int, request: worker_pb2.LinkTagOpen, user: str) -> worker_pb2.LinkTagOpened:
+        """Make a user resident and a tag name one of its sessions. A refusal is told in the answer."""
+        try:
+            row = self.slab.admit(user, request.slot)
+            try:
+                entry = self._open_session(row, request.session_id)
+            except Refused:
+                self._drop_if_blank(row)
+                raise
+        except Refused as error:
+            return worker_pb2.LinkTagOpened(tag=request.tag, rejection=error.rejection)
+        self._feeds[link].open(request.tag, row, entry)
+        self.slab.num_tags[row] += 1
+        return worker_pb2.LinkTagOpened(
+            tag=request.tag, applied_seq=int(self.sessions.last_seq[entry]), version=int(self.slab.version[row])
+        )
+
+    def receive(self, link: int, events: Records, refusals: Sequence[IndexedRejection]) -> None:
+        """Take a frame of events in. Nothing is judged that depends on earlier events."""
+        marks = np.zeros(len(events), MARKS)
+        marks["received_us"] = self._clock_us()
+        marks["link"] = link
+        rows, entries = self._feeds[link].find(events["tag"])
+        marks["row"] = rows
+        marks["entry"] = entries
+        reasons = self._validator.reasons(events)
+        unknown = rows == INITIAL_ROW
+        if unknown.any():
+            reasons[unknown & (events["kind"] != EVENT_KIND_CLOSE)] = pb.REASON_TAG
+        marks["reason"] = reasons
+        for refusal in refusals:
+            self._last_refusal += 1
+            self._refusals[self._last_refusal] = refusal.rejection
+            marks["refusal"][refusal.index] = self._last_refusal
+        self._inbox.put(Waiting(events, marks))
+
+    def step(self) -> list[Results]:
+        """Handle the next batch. There is something waiting."""
+        began_us = self._clock_us()
+        taken = self._inbox.cut()
+        results = self._blank_results(taken, began_us)
+        rejected: dict[int, pb.Rejection] = {}
+        learning, asking = self._judge(taken, results, rejected, began_us)
+        if len(asking):
+            self._answer(taken, asking, results, rejected)
+        if len(learning):
+            self._learn(taken, learning, results, rejected)
+        self._mark_state(taken, results)
+        for index in rejected:
+            results["status"][index] = pb.STATUS_REJECTED
+        self._close(taken)
+        self.num_rejected += len(rejected)
+        results["step_us"] = self._clock_us() - began_us
+        return self._split(taken, results, rejected)
+
+    def _open_session(self, row: int, session_id: str) -> int:
+        return self.sessions.open(row, int(ULID.from_str(session_id))) if session_id else UNSEQUENCED
+
+    def _blank_results(self, taken: Waiting, began_us: int) -> Records:
+        results = np.zeros(len(taken), self.layout.result_dtype)
+        events = taken.events
+        for name in ("seq", "tag", "stamp_us", "kind"):
+            results[name] = events[name]
+        results["queue_us"] = began_us - taken.marks["received_us"]
+        results["loss"] = np.nan
+        results["prediction"] = np.nan
+        return results
+
+    def _judge(
+        self, taken: Waiting, results: Records, rejected: dict[int, pb.Rejection], now_us: int
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Settle every seq; the indices to learn from and the indices to answer."""
+        events, marks = taken.events, taken.marks
+        kinds, entries, seqs = events["kind"], marks["entry"], events["seq"]
+        due = (seqs == self.sessions.last_seq[entries] + np.uint64(1)) | (entries == UNSEQUENCED)
+        plain = (marks["reason"] == 0) & (events["timeout_us"] == 0)
+        learns = is_observation(kinds) & plain & due
+        asks = (kinds == EVENT_KIND_QUERY) & plain
+        for index in np.flatnonzero(~(learns | asks)).tolist():
+            kind = int(kinds[index])
+            if kind == EVENT_KIND_QUERY:
+                why = self._fault(taken, index, now_us)
+                asks[index] = why is None
+            else:
+                why, learns[index] = self._settle(taken, index, results, now_us)
+            if why is not None:
+                rejected[index] = why
+        learning = np.flatnonzero(learns)
+        self.sessions.last_seq[entries[learning]] = seqs[learning]
+        self.sessions.last_seq[UNSEQUENCED] = 0
+        return learning, np.flatnonzero(asks)
+
+    def _settle(self, taken: Waiting, index: int, results: Records, now_us: int) -> tuple[pb.Rejection | None, bool]:
+        """The unusual: why an event is rejected, if it is, and whether it is to be learned from. Consumes its seq."""
+        event, mark = taken.events[index], taken.marks[index]
+        kind, seq, entry = int(event["kind"]), int(event["seq"]), int(mark["entry"])
+        if kind == EVENT_KIND_CLOSE:
+            return None, False
+        if mark["reason"] in (pb.REASON_TAG, pb.REASON_COLUMNS):
+            return self._fault(taken, index, now_us), False
+        last = int(self.sessions.last_seq[entry])
+        if kind == EVENT_KIND_SKIP:
+            results["status"][index] = pb.STATUS_SKIPPED
+            if entry != UNSEQUENCED and seq > last:
+                self.sessions.lost[entry] += np.uint64(seq - last)
+                self.sessions.last_seq[entry] = seq
+            return None, False
+        if entry != UNSEQUENCED:
+            if seq <= last:
+                self._refusals.pop(int(mark["refusal"]), None)
+                results["status"][index] = pb.STATUS_DUPLICATE
+                return None, False
+            if seq > last + 1:
+                self._refusals.pop(int(mark["refusal"]), None)
+                return rejection(pb.REASON_SEQ_GAP, "seq", f"{seq} came where {last + 1} is expected"), False
+        why = self._fault(taken, index, now_us)
+        if why is not None:
+            if entry != UNSEQUENCED:
+                self.sessions.last_seq[entry] = seq
+            return why, False
+        return None, True
+
+    def _fault(self, taken: Waiting, index: int, now_us: int) -> pb.Rejection | None:
+        """What is wrong with an event by itself."""
+        event, mark = taken.events[index], taken.marks[index]
+        if event["kind"] == EVENT_KIND_REFUSED:
+            return self._refusals.pop(int(mark["refusal"]))
+        reason = int(mark["reason"])
+        if reason == pb.REASON_TAG:
+            return rejection(pb.REASON_TAG, "tag", f"{event['tag']} names no open session")
+        if reason:
+            return self._validator.explain(reason, event)
+        timeout_us = int(event["timeout_us"])
+        if timeout_us and now_us - int(mark["received_us"]) >= timeout_us:
+            return rejection(pb.REASON_DEADLINE, "timeout_ms", f"not begun within {timeout_us / 1000:.3f} ms")
+        return None
+
+    def _answer(
+        self, taken: Waiting, asking: NDArray[np.intp], results: Records, rejected: dict[int, pb.Rejection]
+    ) -> None:
+        """Predict for the queries, from the states as they stand before this batch's observations."""
+        for indices in self._isolate(self._predict, taken, asking, rejected):
+            results["prediction"][indices[0]] = indices[1]
+            results["status"][indices[0]] = pb.STATUS_ANSWERED
+
+    def _predict(self, states_BD: torch.Tensor, batch: Batch) -> NDArray[np.float32]:
+        with torch.no_grad():
+            return np.asarray(self.model.readout(self.model.predict(states_BD, batch)).numpy())
+
+    def _learn(
+        self, taken: Waiting, learning: NDArray[np.intp], results: Records, rejected: dict[int, pb.Rejection]
+    ) -> None:
+        """One forward and one backward; rows whose update the guard refuses stay as they are."""
+        for indices, update in self._isolate(self.model.update, taken, learning, rejected):
+            rows = taken.marks["row"][indices]
+            refusals = self._guard.check(update)
+            state_BD = update.state_BD.detach().numpy()
+            prediction_BP, loss_B = update.prediction_BP.detach().numpy(), update.loss_B.detach().numpy()
+            if refusals:
+                rejected.update((int(indices[at]), why) for at, why in refusals.items())
+                kept = np.delete(np.arange(len(indices)), list(refusals))
+                indices, rows, state_BD = indices[kept], rows[kept], state_BD[kept]
+                prediction_BP, loss_B = prediction_BP[kept], loss_B[kept]
+            self.slab.state[rows] = state_BD
+            self.slab.version[rows] += np.uint64(1)
+            self.num_updates += len(rows)
+            results["prediction"][indices] = prediction_BP
+            results["loss"][indices] = np.where(has_outcome(taken.events[indices]), loss_B, np.nan)
+            results["status"][indices] = pb.STATUS_APPLIED
+
+    def _isolate(
+        self,
+        act: Callable[[torch.Tensor, Batch], T],
+        taken: Waiting,
+        indices: NDArray[np.intp],
+        rejected: dict[int, pb.Rejection],
+    ) -> list[tuple[NDArray[np.intp], T]]:
+        """Run a model over events. If it raises, run it one by one, so that only those that make it raise are rejected."""
+        try:
+            return [(indices, act(*self._inputs(taken, indices)))]
+        except Exception as error:
+            if len(indices) == 1:
+                index = int(indices[0])
+                logger.exception("the model failed on %s", self.slab.key(int(taken.marks["row"][index])).split("\0")[0])
+                rejected[index] = rejection(pb.REASON_MODEL_ERROR, "", f"{type(error).__name__}: {error}")
+                return []
+        done = []
+        for index in indices:
+            done += self._isolate(act, taken, np.array([index]), rejected)
+        return done
+
+    def _inputs(self, taken: Waiting, indices: NDArray[np.intp]) -> tuple[torch.Tensor, Batch]:
+        rows = taken.marks["row"][indices]
+        return torch.from_numpy(self.slab.state[rows]), batch_of(taken.events[indices], self.layout)
+
+    def _mark_state(self, taken: Waiting, results: Records) -> None:
+        """Versions and watermarks as they stand after the batch, which for each user is after its own event."""
+        entries = taken.marks["entry"]
+        results["version"] = self.slab.version[taken.marks["row"]]
+        results["applied_seq"] = self.sessions.last_seq[entries]
+        results["lost"] = self.sessions.lost[entries]
+
+    def _close(self, taken: Waiting) -> None:
+        closing = taken.events["kind"] == EVENT_KIND_CLOSE
+        if not closing.any():
+            return
+        for index in np.flatnonzero(closing).tolist():
+            link, row, entry = (int(taken.marks[name][index]) for name in ("link", "row", "entry"))
+            if row == INITIAL_ROW:
+                continue
+            feeds = self._feeds[link]
+            feeds.close(int(taken.events["tag"][index]))
+            if feeds.abandoned and not len(feeds):
+                del self._feeds[link]
+            if entry != UNSEQUENCED:
+                self.sessions.close(entry)
+            self.slab.num_tags[row] -= 1
+            self._drop_if_blank(row)
+
+    def _drop_if_blank(self, row: int) -> None:
+        """A user that nobody feeds and that has learned nothing is no different from one never seen."""
+        if self.slab.num_tags[row] == 0 and self.slab.version[row] == 0 and not self._has_history(row):
+            self.sessions.drop(row)
+            self.slab.drop(row)
+
+    def _has_history(self, row: int) -> bool:
+        return any(self.sessions.last_seq[entry] for entry in self.sessions.of(row))
+
+    def _split(self, taken: Waiting, results: Records, rejected: dict[int, pb.Rejection]) -> list[Results]:
+        links = taken.marks["link"]
+        first = int(links[0])
+        if (links == first).all():
+            indexed = [IndexedRejection(index=index, rejection=why) for index, why in sorted(rejected.items())]
+            return [Results(first, results, indexed)]
+        split = []
+        for link in np.unique(links).tolist():
+            members = np.flatnonzero(links == link)
+            indexed = [
+                IndexedRejection(index=at, rejection=rejected[index])
+                for at, index in enumerate(members.tolist())
+                if index in rejected
+            ]
+            split.append(Results(link, results[members], indexed))
+        return split
+
+    def _probe(self) -> None:
+        """Run the model once on the initial state: what does not fit shows at start, and torch is warm.
+
+        Raises:
+            ValueError: the model's outputs have other shapes than it declares.
+        """
+        event = np.zeros(1, self.layout.event_dtype)
+        event["kind"] = EVENT_KIND_OBSERVATION
+        if not self.layout.is_choice:
+            outcome = self.model.observation.outcome
+            event["outcome"] = min(max(0.0, outcome.low), outcome.high)
+        state_BD = torch.from_numpy(self.slab.state[[INITIAL_ROW]])
+        update: Update = self.model.update(state_BD, batch_of(event, self.layout))
+        declared = {
+            "state_BD": (1, self.model.state_width),
+            "prediction_BP": (1, self.model.prediction_width),
+            "loss_B": (1,),
+            "gradient_norm_B": (1,),
+        }
+        for name, shape in declared.items():
+            given = tuple(getattr(update, name).shape)
+            if given != shape:
+                raise ValueError(f"{self.model.name}: update gives {name} of shape {given}, expected {shape}")
+
+
+def batch_of(events: Records, layout: Layout) -> Batch:
+    """The model's view of events."""
+    has = has_outcome(events)
+    if layout.is_choice:
+        outcome = np.where(has, events["choice"], 0)
+    else:
+        outcome = np.where(has[:, None], events["outcome"], np.float32(0))
+        if layout.is_value:
+            outcome = outcome[:, 0]
+    return Batch(
+        ids_BK=torch.from_numpy(np.ascontiguousarray(events["ids"])),
+        features_BF=torch.from_numpy(np.ascontiguousarray(events["features"])),
+        outcome=torch.from_numpy(outcome),
+        has_outcome_B=torch.from_numpy(has),
+        event_time_us_B=torch.from_numpy(np.ascontiguousarray(events["event_time_us"])),
+    )

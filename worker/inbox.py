@@ -1,0 +1,102 @@
+"""What waits, and which of it the next step takes: at most one observation a user, in each user's order.
+
+A step takes a user's first observation and the queries before it; what comes after that observation stays for the next
+round. So a flooding user adds rounds of its own and holds up nobody, and no result depends on how a batch was cut.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from evercurrent.v1.columns_pb2 import EVENT_KIND_QUERY
+from evercurrent.wire import Records
+
+MARKS = np.dtype(
+    [
+        ("received_us", "<i8"),
+        ("link", "<i4"),
+        ("entry", "<i4"),
+        ("row", "<i4"),
+        ("refusal", "<i4"),
+        ("reason", "u1"),
+    ]
+)
+"""What the worker adds to an event: when and from which link it came, its session's entry, its user's row, the number of
+the refusal that a router sent with it (0: none), and why it cannot be taken (0: it can)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Events and their marks, index by index."""
+
+    events: Records
+    marks: Records
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def take(self, index: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] | slice) -> Waiting:
+        return Waiting(self.events[index], self.marks[index])
+
+
+class Inbox:
+    """Frames in order of arrival, and the rest of those that a step began. Bounded by the links' in-flight bounds."""
+
+    def __init__(self, num_rows: int, batch_max: int) -> None:
+        self._batch_max = batch_max
+        self._frames: deque[Waiting] = deque()
+        self._rest: Waiting | None = None
+        self._first = np.zeros(num_rows, np.int64)
+        self._num_waiting = 0
+
+    def __len__(self) -> int:
+        return self._num_waiting
+
+    def put(self, frame: Waiting) -> None:
+        """Append a frame."""
+        if len(frame):
+            self._frames.append(frame)
+            self._num_waiting += len(frame)
+
+    def cut(self) -> Waiting:
+        """Take the next step's events: no two observations of one user, at most `batch_max`. The inbox is not empty."""
+        waiting = self._gather()
+        if len(waiting) == 1:
+            self._rest = None
+            self._num_waiting -= 1
+            return waiting
+        chosen = self._choose(waiting)
+        if chosen.all() and len(waiting) <= self._batch_max:
+            self._rest = None
+            taken = waiting
+        else:
+            chosen &= np.cumsum(chosen) <= self._batch_max
+            taken, self._rest = waiting.take(chosen), waiting.take(~chosen)
+        self._num_waiting -= len(taken)
+        return taken
+
+    def _gather(self) -> Waiting:
+        """The rest of the last round and enough new frames to fill a batch."""
+        parts = [self._rest] if self._rest is not None and len(self._rest) else []
+        num_new = 0
+        while self._frames and num_new < self._batch_max:
+            parts.append(self._frames.popleft())
+            num_new += len(parts[-1])
+        if len(parts) == 1:
+            return parts[0]
+        return Waiting(
+            np.concatenate([part.events for part in parts]), np.concatenate([part.marks for part in parts])
+        )
+
+    def _choose(self, waiting: Waiting) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+        rows = waiting.marks["row"]
+        order = np.arange(len(waiting))
+        changing = order[waiting.events["kind"] != EVENT_KIND_QUERY]
+        first = self._first
+        first[rows] = len(waiting)
+        # Of repeated indices the last assignment stands: assigned backwards, that is a user's first event.
+        first[rows[changing[::-1]]] = changing[::-1]
+        return np.asarray(order <= first[rows])

@@ -1,0 +1,125 @@
+"""Which observation of which session was consumed last: the worker is the judge of every seq.
+
+Sessions are entries of arrays, chained by user row, because most users have one and a million residents are expected. A
+user keeps at most SESSIONS_PER_USER; the oldest that no stream feeds goes first and raises the user's floor, and a session
+at or below the floor that is not known any more is refused rather than started anew (DESIGN.md, section 5).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evercurrent.errors import refused
+from evercurrent.v1 import observation_pb2 as pb
+
+SESSIONS_PER_USER = 16
+NO_ENTRY = -1
+UNSEQUENCED = 0
+"""The session id of observations that come without one."""
+
+_LOW = (1 << 64) - 1
+_GROWTH = 1024
+
+
+class SessionLog:
+    """All sessions of all residents. An entry is an index into the arrays, valid until its user or its place is given up.
+
+    Unsequenced feeds have no entry of their own: entry 0 stands for all of them and checks nothing.
+    """
+
+    def __init__(self, num_rows: int) -> None:
+        self.last_seq = np.zeros(_GROWTH, np.uint64)
+        self.lost = np.zeros(_GROWTH, np.uint64)
+        self._id = np.zeros((_GROWTH, 2), np.uint64)
+        self._num_feeds = np.zeros(_GROWTH, np.int32)
+        self._next = np.full(_GROWTH, NO_ENTRY, np.int32)
+        self._head = np.full(num_rows, NO_ENTRY, np.int32)
+        self._floor = np.zeros((num_rows, 2), np.uint64)
+        self._used = 1
+        self._free: list[int] = []
+
+    def __len__(self) -> int:
+        return self._used - 1 - len(self._free)
+
+    def open(self, row: int, session_id: int) -> int:
+        """The entry of a user's session (a ULID as a number), new ones with last_seq 0. One feed more holds it.
+
+        Raises:
+            Refused: REASON_SESSION_FORGOTTEN, it had to make room for newer ones; REASON_OVERLOADED, every place of the
+                user is held by a stream.
+        """
+        chain = self.of(row)
+        for entry in chain:
+            if self.session_id(entry) == session_id:
+                self._num_feeds[entry] += 1
+                return entry
+        if session_id <= _number(self._floor[row]):
+            raise refused(pb.REASON_SESSION_FORGOTTEN, "session_id", "newer sessions took its place; open a new one")
+        if len(chain) >= SESSIONS_PER_USER:
+            self._forget_oldest(row, chain)
+        entry = self._allocate()
+        self._id[entry] = (session_id >> 64, session_id & _LOW)
+        self.last_seq[entry] = 0
+        self.lost[entry] = 0
+        self._num_feeds[entry] = 1
+        self._next[entry] = self._head[row]
+        self._head[row] = entry
+        return entry
+
+    def close(self, entry: int) -> None:
+        """One feed less. The session stays known."""
+        self._num_feeds[entry] -= 1
+
+    def of(self, row: int) -> list[int]:
+        """The entries of a user."""
+        entries = []
+        entry = int(self._head[row])
+        while entry != NO_ENTRY:
+            entries.append(entry)
+            entry = int(self._next[entry])
+        return entries
+
+    def session_id(self, entry: int) -> int:
+        """A session's id, a ULID as a number."""
+        return _number(self._id[entry])
+
+    def drop(self, row: int) -> None:
+        """Forget all sessions of a user, and its floor."""
+        self._free.extend(self.of(row))
+        self._head[row] = NO_ENTRY
+        self._floor[row] = 0
+
+    def _forget_oldest(self, row: int, chain: list[int]) -> None:
+        unfed = [entry for entry in chain if not self._num_feeds[entry]]
+        if not unfed:
+            raise refused(
+                pb.REASON_OVERLOADED, "session_id", f"the user has {SESSIONS_PER_USER} open sessions", retry_after_ms=1000
+            )
+        oldest = min(unfed, key=self.session_id)
+        if self.session_id(oldest) > _number(self._floor[row]):
+            self._floor[row] = self._id[oldest]
+        kept = [entry for entry in chain if entry != oldest]
+        self._head[row] = kept[0]
+        for entry, following in zip(kept, [*kept[1:], NO_ENTRY], strict=True):
+            self._next[entry] = following
+        self._free.append(oldest)
+
+    def _allocate(self) -> int:
+        if self._free:
+            return self._free.pop()
+        if self._used == len(self.last_seq):
+            self._grow()
+        self._used += 1
+        return self._used - 1
+
+    def _grow(self) -> None:
+        size = 2 * len(self.last_seq)
+        for name in ("last_seq", "lost", "_id", "_num_feeds", "_next"):
+            old = getattr(self, name)
+            new = np.zeros((size, *old.shape[1:]), old.dtype)
+            new[: len(old)] = old
+            setattr(self, name, new)
+
+
+def _number(halves: np.ndarray[tuple[int, ...], np.dtype[np.uint64]]) -> int:
+    return (int(halves[0]) << 64) | int(halves[1])

@@ -1,0 +1,90 @@
+"""The residents: one float32 row a user, and arrays beside it. No objects a user but its key.
+
+The arrays are reserved whole for `residents_max` when the worker starts. The operating system gives a page only when it is
+first written, so an empty slab costs nothing, a growing one never copies what it holds, and no update waits for that.
+Row 0 is never a user's: it keeps the initial state. This module knows no model, no store and no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evercurrent.errors import refused
+from evercurrent.v1 import observation_pb2 as pb
+
+INITIAL_ROW = 0
+RETRY_AFTER_MS = 1000
+
+
+class Slab:
+    """Rows of users by key.
+
+    `state` is float32 [rows, D]; `version`, `slot` and `num_tags` (streams that feed the user now) are arrays by row.
+    """
+
+    def __init__(self, initial_state: NDArray[np.float32], residents_max: int) -> None:
+        rows = residents_max + 1
+        self.residents_max = residents_max
+        self.state: NDArray[np.float32] = np.zeros((rows, len(initial_state)), np.float32)
+        self.state[INITIAL_ROW] = initial_state
+        self.version = np.zeros(rows, np.uint64)
+        self.slot = np.zeros(rows, np.uint16)
+        self.num_tags = np.zeros(rows, np.int32)
+        self._rows: dict[str, int] = {}
+        self._keys: list[str] = [""]
+        self._free: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the residents' rows."""
+        return len(self) * int(self.state.itemsize * self.state.shape[1])
+
+    def find(self, key: str) -> int | None:
+        """The row of a resident."""
+        return self._rows.get(key)
+
+    def key(self, row: int) -> str:
+        """The user of a row in use."""
+        return self._keys[row]
+
+    def admit(self, key: str, slot: int) -> int:
+        """The row of a user, new ones with the initial state at version 0.
+
+        Raises:
+            Refused: REASON_OVERLOADED, the user is new and every row is taken. Without a store nobody can leave memory
+                without being lost, so nobody does.
+        """
+        row = self._rows.get(key)
+        if row is not None:
+            return row
+        if len(self._rows) >= self.residents_max:
+            raise refused(
+                pb.REASON_OVERLOADED, "user_id", f"all {self.residents_max} resident users are taken", RETRY_AFTER_MS
+            )
+        if self._free:
+            row = self._free.pop()
+            self._keys[row] = key
+        else:
+            row = len(self._keys)
+            self._keys.append(key)
+        self._rows[key] = row
+        self.state[row] = self.state[INITIAL_ROW]
+        self.version[row] = 0
+        self.slot[row] = slot
+        self.num_tags[row] = 0
+        return row
+
+    def drop(self, row: int) -> None:
+        """Forget the user of a row. The caller has closed its sessions."""
+        del self._rows[self._keys[row]]
+        self._keys[row] = ""
+        self._free.append(row)
