@@ -1,0 +1,145 @@
+"""The commands and their options. What they do stands in the modules beside this one, imported when called for."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evercurrent.cli.cluster import ClusterError
+from evercurrent.cli.imports import ShadowedError, put_working_directory_last
+from evercurrent.cli.options import ConfigOption, Flags, with_settings
+from evercurrent.settings import RouterSettings, SettingsError, WorkerSettings, load_settings
+
+app = typer.Typer(
+    name="evercurrent",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Serves models that learn from every event: each user's state is a tensor, updated inside the request. "
+    "Begin with `evercurrent demo`, then `evercurrent up`.",
+    epilog="Settings come from flags, from the environment (EVERCURRENT_WORKER__RESIDENTS_MAX=1000), from a TOML file "
+    "(--config FILE, tables worker and router), or are the defaults shown; the first of these counts.",
+)
+train = typer.Typer(no_args_is_help=True, help="Train the shared weights of a model of ours from an event log.")
+app.add_typer(train, name="train")
+
+EndWithStdinOption = Annotated[
+    bool, typer.Option("--end-with-stdin", hidden=True, help="End when standard input closes.")
+]
+SearchPathOption = Annotated[
+    Path,
+    typer.Option(
+        metavar="DIR", help="Where module:Class models are found; last on the import path.", show_default="here"
+    ),
+]
+WorkersOption = Annotated[int, typer.Option("--workers", min=1, max=256, help="Worker processes.")]
+
+
+@app.command()
+def up(
+    workers: WorkersOption = 2,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="A name of ours, or module:Class.", show_default="knowledge-tracing"),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its weights, safetensors.", show_default="the model's own")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Where the router listens.", show_default="127.0.0.1:7600")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Start a router and workers on this machine, and say where to connect. Ctrl-C ends them all."""
+    from evercurrent.cli.up import run_up
+
+    load_settings({"worker": {"model": model, "weights": weights}, "router": {"address": address}}, config)
+    run_up(workers, model, weights, address, config)
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Stream a real log, a CSV file (may be .gz) with user_id, timestamp_or_order, item_id, skill_id and "
+            "outcome: trains on some users first, then streams the others.",
+            show_default="simulated learners",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Stream only the first N events.", show_default="all")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as flat JSON numbers.")
+    ] = None,
+    workers: WorkersOption = 2,
+) -> None:
+    """See it work: learners stream through a router and workers, and their models learn from every answer.
+
+    Each learner is a Session stream of its own. The table at the end compares the predictions made with states that
+    learn inside the request with the same model's when its states are only updated every night.
+    """
+    from evercurrent.cli.demo import run_demo
+
+    run_demo(data, limit, json_file, workers)
+
+
+@app.command()
+@with_settings(WorkerSettings)
+def worker(
+    flags: Flags,
+    search_path: SearchPathOption = Path(),
+    config: ConfigOption = None,
+    end_with_stdin: EndWithStdinOption = False,
+) -> None:
+    """Serve one worker: it holds users' states and updates them. Prints one line when ready."""
+    from evercurrent.cli.serve import serve_worker
+
+    serve_worker(load_settings({"worker": flags}, config).worker, search_path.resolve(), end_with_stdin)
+
+
+@app.command()
+@with_settings(RouterSettings)
+def router(flags: Flags, config: ConfigOption = None, end_with_stdin: EndWithStdinOption = False) -> None:
+    """Serve one router: clients connect to it, and it keeps each user on one worker. Prints one line when ready."""
+    from evercurrent.cli.serve import serve_router
+
+    serve_router(load_settings({"router": flags}, config).router, end_with_stdin)
+
+
+@train.command("knowledge-tracing")
+def train_knowledge_tracing(
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="A CSV file (may be .gz) with user_id, timestamp_or_order, item_id, skill_id and outcome.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Gets the weights, a safetensors file.")],
+) -> None:
+    """Learn item and skill embeddings, the initial state and the online step itself, by unrolling the updates."""
+    from evercurrent.cli.train import train_on_log
+
+    train_on_log(data, out)
+
+
+def main() -> None:
+    """Runs the command line. Exit code 2: wrong usage or settings; 1: it failed. Either way one clear text."""
+    put_working_directory_last()
+    try:
+        app()
+    except (SettingsError, ShadowedError) as error:
+        _fail(error, 2)
+    except (ClusterError, OSError) as error:
+        _fail(error, 1)
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(f"evercurrent: {error}", file=sys.stderr)
+    sys.exit(code)

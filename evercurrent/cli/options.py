@@ -1,0 +1,68 @@
+"""Command line options made from settings, so that a setting is named, explained and given its default in one place."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from pydantic import BaseModel, ByteSize
+from pydantic.fields import FieldInfo
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="A TOML file with settings; or EVERCURRENT_CONFIG.", show_default=False
+    ),
+]
+
+Flags = dict[str, object]
+
+
+def with_settings(values: type[BaseModel]) -> Callable[[Callable[..., None]], Any]:
+    """Gives a command an option for each setting of `values`.
+
+    The command takes them as one argument `flags`, by key, None where not given. They are text: the settings check them
+    together with those of the other sources.
+    """
+    fields = values.model_fields
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for name, parameter in signature.parameters.items()
+            if name != "flags"
+        ]
+
+        def called(**arguments: Any) -> None:
+            flags: Flags = {key: arguments.pop(key) for key in fields}
+            command(**arguments, flags=flags)
+
+        options = [_option(key, field) for key, field in fields.items()]
+        called.__signature__ = inspect.Signature([*options, *own])  # type: ignore[attr-defined]
+        called.__name__, called.__doc__ = command.__name__, command.__doc__
+        return called
+
+    return decorate
+
+
+def _option(key: str, field: FieldInfo) -> inspect.Parameter:
+    metavar, default = _shown(key, field)
+    option = typer.Option(
+        f"--{key.replace('_', '-')}", metavar=metavar, help=field.description, show_default=default or False
+    )
+    return inspect.Parameter(
+        key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+    )
+
+
+def _shown(key: str, field: FieldInfo) -> tuple[str, str]:
+    """How --help calls a setting's values, and its default."""
+    if key.endswith("bytes_max"):
+        return "BYTES", ByteSize(field.default).human_readable(separator="")
+    if isinstance(field.default, int):
+        return "N", str(field.default)
+    return "FILE" if Path in get_args(field.annotation) else "TEXT", str(field.default or "")

@@ -1,0 +1,67 @@
+"""One router or one worker, in this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from evercurrent.cli.imports import check_not_shadowed
+from evercurrent.settings import RouterSettings, SettingsError, WorkerSettings
+
+
+def serve_worker(settings: WorkerSettings, search_path: Path, end_with_stdin: bool) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    check_not_shadowed()
+    ready = _prepare("worker", settings.name, end_with_stdin)
+    from evercurrent.models.loading import load_model
+    from worker.server import serve
+
+    _run(serve(settings, load_model(settings.model, settings.weights, search_path), ready))
+
+
+def serve_router(settings: RouterSettings, end_with_stdin: bool) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    if not settings.workers:
+        raise SettingsError("router.workers: name at least one worker, --workers worker-0=HOST:PORT")
+    check_not_shadowed()
+    ready = _prepare("router", settings.name, end_with_stdin)
+    from router.server import serve
+
+    _run(serve(settings, ready))
+
+
+def _run(serving: Coroutine[Any, Any, None]) -> None:
+    uvloop.run(serving)
+
+
+def _prepare(kind: str, name: str, end_with_stdin: bool) -> Callable[[str], None]:
+    """Sets up logs and standard output; returns what announces the address.
+
+    Standard output carries the ready line and nothing else: what a model prints goes to standard error, for whoever
+    waits for the line may read no further, and a full pipe would stop us.
+    """
+    announced = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {name} %(name)s: %(message)s")
+    if end_with_stdin:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
+
+    def ready(address: str) -> None:
+        with announced:
+            print("ready", kind, name, address, file=announced)
+
+    return ready
+
+
+def _end_with_stdin() -> None:
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
