@@ -1,0 +1,78 @@
+"""`python -m bench NAME`: runs a bench, prints its table and writes its numbers."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench.report import Metric, Report, commit, machine
+from bench.run import Options, Watch, watching
+
+SIGINT_EXIT_CODE = 128 + signal.SIGINT
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help=(
+        "Measures the service beside a floor: bare gRPC servers that echo the same messages through as many hops.\n\n"
+        "Each bench starts what it needs on loopback (router, workers and echo servers are processes of their own), "
+        "prints a table and, with --json, writes "
+        '{"name", "commit", "machine", "seed", "metrics": {flat numbers}}.\n\n'
+        "What is compared is measured in turns, in at least 15 pairs. A ratio x is the median over the pairs; x_lo and "
+        "x_hi are its 95% bootstrap interval, and x_aa is the same ratio for two equal arms: a difference smaller than "
+        "that is noise.\n\n"
+        "Times depend on what else the machine does: quote ratios to the floor of the same run."
+    ),
+)
+
+Quick = Annotated[bool, typer.Option("--quick", help="Short blocks: seconds instead of a minute, and more noise.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.", dir_okay=False)]
+Seed = Annotated[int, typer.Option("--seed", help="Seeds the observations, arrival times and resamples.", min=0)]
+Workers = Annotated[int, typer.Option("--workers", help="Workers behind the router.", min=1)]
+
+
+@app.command()
+def latency(
+    quick: Quick = False,
+    json: Json = None,
+    seed: Seed = 1,
+    workers: Workers = 2,
+    rate: Annotated[float, typer.Option("--rate", help="Offered updates a second of the open loop.", min=1)] = 1000.0,
+) -> None:
+    """What one update costs a client that waits for it, and under an open Poisson load."""
+    from bench.latency import measure
+
+    _report("latency", json, seed, lambda watch: measure(Options(quick, seed), watch, workers, rate))
+
+
+@app.command()
+def throughput(quick: Quick = False, json: Json = None, seed: Seed = 1, workers: Workers = 2) -> None:
+    """Updates a second by Exchange frames and by Session streams, and updates a CPU second of worker and router."""
+    from bench.throughput import measure
+
+    _report("throughput", json, seed, lambda watch: measure(Options(quick, seed), watch, workers))
+
+
+def _report(name: str, path: Path | None, seed: int, measure: Callable[[Watch], tuple[Metric, ...]]) -> None:
+    """Runs one bench and reports it. Ctrl-C ends what was started and writes nothing."""
+    errors = Console(stderr=True)
+    try:
+        with watching(errors) as watch:
+            metrics = measure(watch)
+    except KeyboardInterrupt:
+        errors.print("interrupted; nothing was written")
+        raise typer.Exit(SIGINT_EXIT_CODE) from None
+    report = Report(name, commit(), machine(), seed, metrics)
+    if path is not None:
+        path.write_text(report.json() + "\n")
+    Console().print(report.table())
+
+
+if __name__ == "__main__":
+    app()

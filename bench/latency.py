@@ -1,0 +1,200 @@
+"""Bench `latency`: what one update costs a client that waits for it, and what it costs under an open load.
+
+Three arms take turns in short blocks, each one session in a closed loop: the service through its router, the two-hop
+echo (the floor), and the service once more for another user (what equal arms differ by). The model's step alone is
+timed between them. Then sessions that send at Poisson times, to the service and to the echo in turns.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import load, pacing, traffic
+from bench.echo import MODEL, Echo, run_echo
+from bench.pairs import Arm, interleave
+from bench.report import Metric, interval, metrics_of
+from bench.run import Options, Watch, run
+from bench.stats import paired_difference, paired_ratio, percentile
+from bench.step import step_timer
+from bench.traffic import Traffic
+from evercurrent.cli.cluster import run_cluster
+
+MODEL_NAME = "knowledge-tracing"
+OPEN_LOOP_SESSIONS = 64
+OPEN_LOOP_LEAD_NS = 5_000_000
+
+Latencies = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How long a run is."""
+
+    num_pairs: int
+    block_events: int
+    warm_up_events: int
+    open_loop_block_s: float
+
+
+FULL = Sizes(num_pairs=25, block_events=400, warm_up_events=1000, open_loop_block_s=1.0)
+QUICK = Sizes(num_pairs=15, block_events=20, warm_up_events=100, open_loop_block_s=0.1)
+
+
+@dataclass(slots=True)
+class SessionArm:
+    """One session in a closed loop; a call is a block. Its requests are drawn and its replies checked off the clock."""
+
+    stream: Any
+    traffic: Traffic
+    block_events: int
+    next_seq: int = 1
+
+    @classmethod
+    async def open(cls, channel: grpc.aio.Channel, traffic_: Traffic, user_id: str, sizes: Sizes) -> SessionArm:
+        """A warmed-up arm."""
+        stream = await load.open_session(channel, traffic.session_open(user_id))
+        arm = cls(stream, traffic_, sizes.block_events)
+        await arm.events(sizes.warm_up_events)
+        return arm
+
+    async def __call__(self) -> Latencies:
+        return await self.events(self.block_events)
+
+    async def events(self, num_events: int) -> Latencies:
+        """The latencies of so many events."""
+        requests = self.traffic.session_requests(self.next_seq, num_events)
+        replies = await load.closed_loop(self.stream, requests)
+        load.check_session(replies, self.next_seq)
+        self.next_seq += num_events
+        return replies.latencies_ns
+
+
+@dataclass(slots=True)
+class OpenLoopArm:
+    """Sessions that send at Poisson times; a call is a block of `block_s`, over when all of it is answered."""
+
+    streams: list[Any]
+    traffic: Traffic
+    rate_per_s: float
+    block_s: float
+    clock: pacing.Clock
+    next_seqs: list[int]
+
+    @classmethod
+    async def open(
+        cls, channel: grpc.aio.Channel, traffic_: Traffic, rate_per_s: float, sizes: Sizes, clock: pacing.Clock
+    ) -> OpenLoopArm:
+        """An arm whose sessions are open."""
+        users = [traffic.session_open(f"open-loop-{i}") for i in range(OPEN_LOOP_SESSIONS)]
+        streams = [await load.open_session(channel, user) for user in users]
+        return cls(streams, traffic_, rate_per_s, sizes.open_loop_block_s, clock, [1] * len(streams))
+
+    async def __call__(self) -> Latencies:
+        arrivals = pacing.poisson_arrivals(self.rate_per_s, self.block_s, len(self.streams), self.traffic.rng)
+        sizes = [len(times_ns) for times_ns in arrivals]
+        requests = [self.traffic.session_requests(*each) for each in zip(self.next_seqs, sizes, strict=True)]
+        start_ns = self.clock.now_ns() + OPEN_LOOP_LEAD_NS
+        intended_ns = [start_ns + times_ns for times_ns in arrivals]
+        replies = await load.open_loops(self.streams, requests, intended_ns, self.clock)
+        for each, seq in zip(replies, self.next_seqs, strict=True):
+            load.check_session(each, seq)
+        self.next_seqs = [seq + size for seq, size in zip(self.next_seqs, sizes, strict=True)]
+        return np.concatenate([each.latencies_ns for each in replies])
+
+
+def measure(options: Options, watch: Watch, num_workers: int, rate_per_s: float) -> tuple[Metric, ...]:
+    """Starts the service and the echo, and measures both."""
+    with ExitStack() as running:
+        with watch.stage("start echo, router and workers", 1) as advance:
+            echo = running.enter_context(run_echo())
+            cluster = running.enter_context(run_cluster(num_workers=num_workers, model=MODEL_NAME))
+            advance()
+        return run(_measure(options, watch, cluster.address, echo, rate_per_s))
+
+
+async def _measure(options: Options, watch: Watch, service: str, echo: Echo, rate_per_s: float) -> tuple[Metric, ...]:
+    rng = np.random.default_rng(options.seed)
+    sizes = QUICK if options.quick else FULL
+    async with load.connect(service) as service_channel, load.connect(echo.two_hops) as echo_channel:
+        served = Traffic(await load.describe_model(service_channel), rng)
+        echoed = Traffic(MODEL, rng)
+        closed = await _closed_loop(options, watch, sizes, (service_channel, served), (echo_channel, echoed))
+        opened = await _open_loop(watch, sizes, rate_per_s, (service_channel, served), (echo_channel, echoed))
+    return metrics_of(closed, opened)
+
+
+Target = tuple[grpc.aio.Channel, Traffic]
+
+
+async def _closed_loop(options: Options, watch: Watch, sizes: Sizes, service: Target, echo: Target) -> list[Metric]:
+    timer = step_timer(MODEL_NAME, options.seed)
+    timer(sizes.warm_up_events)
+    sessions = [
+        await SessionArm.open(*service, "one", sizes),
+        await SessionArm.open(*echo, "one", sizes),
+        await SessionArm.open(*service, "another", sizes),
+    ]
+
+    async def step() -> Latencies:
+        return timer(sizes.block_events)
+
+    arms: list[Arm[Latencies]] = [*sessions, step]
+    with watch.stage("one session, closed loop", sizes.num_pairs) as advance:
+        routed, echoed, again, steps = await interleave(arms, sizes.num_pairs, advance)
+    for session in sessions:
+        await load.close(session.stream)
+    return _closed_loop_metrics(np.random.default_rng(options.seed), routed, echoed, again, steps)
+
+
+def _closed_loop_metrics(
+    rng: np.random.Generator,
+    routed: list[Latencies],
+    echoed: list[Latencies],
+    again: list[Latencies],
+    steps: list[Latencies],
+) -> list[Metric]:
+    routed_p50s, echoed_p50s, again_p50s = ([percentile(block, 50) for block in arm] for arm in (routed, echoed, again))
+    step_p50_ns = percentile(np.concatenate(steps), 50)
+    overhead = paired_difference(np.subtract(routed_p50s, step_p50_ns) / 1e3, np.divide(echoed_p50s, 1e3), rng)
+    ratio = paired_ratio(routed_p50s, echoed_p50s, rng)
+    equal_arms = paired_ratio(routed_p50s, again_p50s, rng)
+    return [
+        *_percentiles("routed", np.concatenate(routed), "one session through the router, closed loop"),
+        *_percentiles("echo_routed", np.concatenate(echoed), "the same through the two-hop echo: the floor"),
+        Metric("step_p50_ms", step_p50_ns / 1e6, "the model's step alone, one user, in process, one thread"),
+        *interval("routed_overhead_us", overhead, None, "P50: routed minus echo minus step; median over pairs"),
+        *interval("routed_over_echo_p50", ratio, equal_arms, "P50: routed over echo; median over pairs"),
+        Metric("closed_loop_pairs", len(routed), "pairs of blocks"),
+        Metric("closed_loop_block_events", len(routed[0]), "events a block"),
+    ]
+
+
+async def _open_loop(watch: Watch, sizes: Sizes, rate_per_s: float, service: Target, echo: Target) -> list[Metric]:
+    with pacing.precise_clock() as clock, watch.stage("open loop, Poisson", sizes.num_pairs) as advance:
+        arms = [
+            await OpenLoopArm.open(*service, rate_per_s, sizes, clock),
+            await OpenLoopArm.open(*echo, rate_per_s, sizes, clock),
+        ]
+        served, echoed = await interleave(arms, sizes.num_pairs, advance)
+        for arm in arms:
+            for stream in arm.streams:
+                await load.close(stream)
+    load_text = f"{OPEN_LOOP_SESSIONS} sessions, Poisson, from the intended send"
+    return [
+        Metric("open_loop_offered_per_s", rate_per_s, "offered rate of the open loop, in all"),
+        *_percentiles("open_loop", np.concatenate(served), load_text),
+        *_percentiles("echo_open_loop", np.concatenate(echoed), "the same load on the two-hop echo"),
+    ]
+
+
+def _percentiles(name: str, latencies_ns: Latencies, meaning: str) -> list[Metric]:
+    return [
+        Metric(f"{name}_p50_ms", percentile(latencies_ns, 50) / 1e6, meaning),
+        Metric(f"{name}_p99_ms", percentile(latencies_ns, 99) / 1e6, f"of {len(latencies_ns):,} events"),
+    ]
