@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from bench.report import Metric, Report, commit, machine
-from bench.run import Options, Watch, watching
+from bench.run import Options, Watch, WrongReplyError, watching
 
 SIGINT_EXIT_CODE = 128 + signal.SIGINT
 
@@ -48,7 +48,7 @@ def latency(
     """What one update costs a client that waits for it, and under an open Poisson load."""
     from bench.latency import measure
 
-    _report("latency", json, seed, lambda watch: measure(Options(quick, seed), watch, workers, rate))
+    run_and_report("latency", json, seed, lambda watch: measure(Options(quick, seed), watch, workers, rate))
 
 
 @app.command()
@@ -56,11 +56,12 @@ def throughput(quick: Quick = False, json: Json = None, seed: Seed = 1, workers:
     """Updates a second by Exchange frames and by Session streams, and updates a CPU second of worker and router."""
     from bench.throughput import measure
 
-    _report("throughput", json, seed, lambda watch: measure(Options(quick, seed), watch, workers))
+    run_and_report("throughput", json, seed, lambda watch: measure(Options(quick, seed), watch, workers))
 
 
-def _report(name: str, path: Path | None, seed: int, measure: Callable[[Watch], tuple[Metric, ...]]) -> None:
-    """Runs one bench and reports it. Ctrl-C ends what was started and writes nothing."""
+def run_and_report(name: str, path: Path | None, seed: int, measure: Callable[[Watch], tuple[Metric, ...]]) -> None:
+    """Runs one bench and reports it. Ctrl-C, or a reply that is no applied update, ends what was started and writes
+    nothing."""
     errors = Console(stderr=True)
     try:
         with watching(errors) as watch:
@@ -68,10 +69,24 @@ def _report(name: str, path: Path | None, seed: int, measure: Callable[[Watch], 
     except KeyboardInterrupt:
         errors.print("interrupted; nothing was written")
         raise typer.Exit(SIGINT_EXIT_CODE) from None
+    except (WrongReplyError, ExceptionGroup) as error:
+        wrong = first_wrong_reply(error)
+        if wrong is None:
+            raise
+        text = f"bench {name} failed; nothing was written: {wrong}"
+        errors.print(text, style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from error
     report = Report(name, commit(), machine(), seed, metrics)
     if path is not None:
         path.write_text(report.json() + "\n")
     Console().print(report.table())
+
+
+def first_wrong_reply(error: Exception) -> WrongReplyError | None:
+    """The first wrong reply among the errors of a group of tasks."""
+    if isinstance(error, ExceptionGroup):
+        return next(filter(None, map(first_wrong_reply, error.exceptions)), None)
+    return error if isinstance(error, WrongReplyError) else None
 
 
 if __name__ == "__main__":

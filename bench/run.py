@@ -61,4 +61,7 @@ def run(measure: Coroutine[Any, Any, Result]) -> Result:
     """Runs one measurement on an event loop of its own, with what exists so far out of the collector's way."""
     gc.collect()
     gc.freeze()
-    return uvloop.run(measure)
+    try:
+        return uvloop.run(measure)
+    finally:
+        gc.unfreeze()

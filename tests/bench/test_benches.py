@@ -1,0 +1,136 @@
+"""The benches as programs: what they write, and how they end when interrupted or lied to; never how fast anything is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from bench import load
+from bench.__main__ import app, run_and_report
+from bench.echo import run_echo
+from bench.report import Metric
+from bench.run import Watch, WrongReplyError, run
+
+RATIO_PARTS = ("", "_lo", "_hi", "_aa")
+
+LATENCY = {
+    "routed_p50_ms",
+    "routed_p99_ms",
+    "echo_routed_p50_ms",
+    "echo_routed_p99_ms",
+    "step_p50_ms",
+    "routed_overhead_us",
+    "open_loop_offered_per_s",
+    "open_loop_p50_ms",
+    "open_loop_p99_ms",
+    "echo_open_loop_p99_ms",
+    *(f"routed_over_echo_p50{part}" for part in RATIO_PARTS),
+}
+THROUGHPUT = {
+    "num_workers",
+    "exchange_updates_per_s",
+    "echo_exchange_updates_per_s",
+    "sessions_256_updates_per_s",
+    "echo_sessions_256_updates_per_s",
+    "worker_updates_per_cpu_s",
+    "router_updates_per_cpu_s",
+    "exchange_client_cores",
+    "sessions_256_client_cores",
+    *(f"exchange_over_echo{part}" for part in RATIO_PARTS),
+    *(f"sessions_256_over_echo{part}" for part in RATIO_PARTS),
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), [("latency", LATENCY), ("throughput", THROUGHPUT)])
+def test_a_quick_run_writes_the_contract(name: str, expected: set[str], tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    command = [sys.executable, "-m", "bench", name, "--quick", "--seed", "3", "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+
+    written = json.loads(path.read_text())
+
+    assert set(written) == {"name", "commit", "machine", "seed", "metrics"}
+    assert (written["name"], written["seed"]) == (name, 3)
+    assert expected <= set(written["metrics"])
+    for metric, value in written["metrics"].items():
+        assert isinstance(value, int | float), metric
+        assert value >= 0 or metric.startswith("routed_overhead_us"), metric
+    for metric in expected & {name for name in written["metrics"] if name.endswith("_lo")}:
+        x = metric.removesuffix("_lo")
+        assert written["metrics"][metric] <= written["metrics"][x] <= written["metrics"][f"{x}_hi"]
+    assert f"bench {name}" in done.stdout
+    assert done.stderr == ""
+
+
+def test_help_teaches_what_the_numbers_mean() -> None:
+    shown = CliRunner().invoke(app, ["--help"])
+    assert shown.exit_code == 0
+    for word in ("latency", "throughput", "floor", "x_aa", "metrics"):
+        assert word in shown.output
+
+
+def test_an_interrupt_ends_the_servers_and_writes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    pids: list[int] = []
+
+    async def interrupted() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+
+    def measure(_: Watch) -> tuple[Metric, ...]:
+        with run_echo() as echo:
+            pids.extend(echo.pids.values())
+            run(interrupted())
+        return ()
+
+    with pytest.raises(typer.Exit) as ended:
+        run_and_report("latency", path, 1, measure)
+
+    assert ended.value.exit_code == 130
+    assert not path.exists()
+    assert len(pids) == 3
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_wrong_reply_fails_the_bench_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bench.json"
+
+    class Liar:
+        """A stream whose frames come back rejected."""
+
+        async def write(self, request: bytes) -> None:
+            pass
+
+        async def read(self) -> bytes:
+            return b""
+
+    def measure(_: Watch) -> tuple[Metric, ...]:
+        run(load.pump(Liar(), [b"frame"], 1, load.applied_of_exchange))
+        return ()
+
+    with pytest.raises(typer.Exit) as ended:
+        run_and_report("throughput", path, 1, measure)
+
+    assert ended.value.exit_code == 1
+    assert not path.exists()
+    assert "not applied" in capsys.readouterr().err
+
+
+def test_another_error_is_not_taken_for_a_wrong_reply() -> None:
+    async def broken() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(load.closed_loop(None, [b""]))  # type: ignore[arg-type]
+
+    with pytest.raises(ExceptionGroup) as raised:
+        run_and_report("latency", None, 1, lambda _: run(broken()))  # type: ignore[arg-type]
+    assert not raised.group_contains(WrongReplyError)
