@@ -55,6 +55,18 @@ def refused(reason: pb.Reason, field: str, message: str, retry_after_ms: int = 0
     return Refused(rejection(reason, field, message, retry_after_ms))
 
 
+def sole_refusal(group: BaseExceptionGroup[BaseException]) -> Refused:
+    """The refusal that ended a group of tasks. Raises the group again if it holds anything else."""
+    refusals, rest = group.split(Refused)
+    if refusals is None or rest is not None:
+        raise group
+    first: BaseException = refusals
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    assert isinstance(first, Refused)
+    return first
+
+
 def status_code(reason: int) -> grpc.StatusCode:
     """The status that ends a call refused for this reason."""
     return STATUSES.get(reason, grpc.StatusCode.INVALID_ARGUMENT)

@@ -238,7 +238,9 @@ def _padded(fields: list[Any]) -> np.dtype[np.void]:
 
 def _records(raw: bytes, dtype: np.dtype[np.void]) -> Records:
     if len(raw) % dtype.itemsize:
-        raise refused(pb.REASON_COLUMNS, "frame", f"{len(raw)} bytes are no whole number of {dtype.itemsize}-byte records")
+        raise refused(
+            pb.REASON_COLUMNS, "frame", f"{len(raw)} bytes are no whole number of {dtype.itemsize}-byte records"
+        )
     return np.frombuffer(raw, dtype)
 
 

@@ -41,6 +41,9 @@ class Feed(Protocol):
     def ended(self, sids: Sequence[int], why: pb.Rejection) -> None:
         """These sessions are gone; their sids are no longer the feed's. What they had in flight gets no answer."""
 
+    def stop(self, why: pb.Rejection) -> None:
+        """The router is stopping: end the stream or call for this reason."""
+
 
 class Outbox:
     """What waits to be sent to one worker. Bounded by the link's in-flight bound, which the core keeps."""
@@ -86,7 +89,9 @@ class Link:
 class RoutingCore:
     """Sessions, feeds and links of one router."""
 
-    def __init__(self, ring: Ring, addresses: dict[str, str], in_flight_link_max: int, session_max: int, clock_us: Clock):
+    def __init__(
+        self, ring: Ring, addresses: dict[str, str], in_flight_link_max: int, session_max: int, clock_us: Clock
+    ):
         self.ring = ring
         self.links = [Link(name, addresses[name]) for name in ring.names]
         self.sessions = SessionTable()
@@ -205,7 +210,9 @@ class RoutingCore:
             close["kind"] = EVENT_KIND_CLOSE
             self._close_event = close.tobytes()
         elif self._model != opened.model:
-            text = f"{opened.worker} serves {opened.model.name}, described otherwise than the others' {self._model.name}"
+            text = (
+                f"{opened.worker} serves {opened.model.name}, described otherwise than the others' {self._model.name}"
+            )
             raise refused(pb.REASON_MODEL, "model", text)
         link = self.links[worker]
         link.incarnation = opened.incarnation
@@ -226,6 +233,12 @@ class RoutingCore:
                 self._feeds[number].ended(sids, why)
             for sid in sids:
                 self.sessions.free(sid)
+
+    def stop(self) -> None:
+        """Every stream and call ends with UNAVAILABLE."""
+        why = rejection(pb.REASON_UNAVAILABLE, "", "the router is stopping", RETRY_AFTER_MS)
+        for feed in list(self._feeds.values()):
+            feed.stop(why)
 
     def receive(self, worker: int, frame: worker_pb2.LinkResults) -> None:
         """Hand a worker's answers to their feeds."""
@@ -290,5 +303,3 @@ class RoutingCore:
             if feed is not None:
                 own = [IndexedRejection(index=at - start, rejection=why) for at, why in moved if start <= at < end]
                 feed.results(sorted_records[start:end], own)
-
-

@@ -127,9 +127,7 @@ class SessionTable:
             return Admission(np.ones(num, np.bool_), {})
         return self._admit_singly(sids, events, room, session_max)
 
-    def _all_plain(
-        self, sids: NDArray[np.int32], events: Records, room: NDArray[np.int64], session_max: int
-    ) -> bool:
+    def _all_plain(self, sids: NDArray[np.int32], events: Records, room: NDArray[np.int64], session_max: int) -> bool:
         """Whether this is the usual frame: one due observation each of different active sessions, and room for all."""
         kinds = events["kind"]
         if not ((kinds == EVENT_KIND_OBSERVATION) | (kinds == EVENT_KIND_NO_OUTCOME)).all():
@@ -196,5 +194,3 @@ class SessionTable:
 def overloaded(message: str) -> pb.Rejection:
     """Come back soon."""
     return pb.Rejection(reason=pb.REASON_OVERLOADED, message=message, retry_after_ms=50)
-
-

@@ -200,6 +200,7 @@ class Engine:
         event, mark = taken.events[index], taken.marks[index]
         kind, seq, entry = int(event["kind"]), int(event["seq"]), int(mark["entry"])
         if kind == EVENT_KIND_CLOSE:
+            results["status"][index] = pb.STATUS_CLOSED
             return None, False
         if mark["reason"] in (pb.REASON_TAG, pb.REASON_COLUMNS):
             return self._fault(taken, index, now_us), False

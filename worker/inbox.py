@@ -87,9 +87,7 @@ class Inbox:
             num_new += len(parts[-1])
         if len(parts) == 1:
             return parts[0]
-        return Waiting(
-            np.concatenate([part.events for part in parts]), np.concatenate([part.marks for part in parts])
-        )
+        return Waiting(np.concatenate([part.events for part in parts]), np.concatenate([part.marks for part in parts]))
 
     def _choose(self, waiting: Waiting) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
         rows = waiting.marks["row"]

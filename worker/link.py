@@ -13,7 +13,7 @@ from typing import Protocol
 import grpc
 import grpc.aio
 
-from evercurrent.errors import Refused, abort, refused
+from evercurrent.errors import Refused, abort, refused, sole_refusal
 from evercurrent.slots import NUM_SLOTS, user_key
 from evercurrent.v1 import admin_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
@@ -75,9 +75,7 @@ class Outbox:
             await self._drained.wait()
 
     def _take(self) -> tuple[worker_pb2.LinkResponse, int]:
-        frame = worker_pb2.LinkResults(
-            opens=self._opens, results=b"".join(self._results), rejections=self._rejections
-        )
+        frame = worker_pb2.LinkResults(opens=self._opens, results=b"".join(self._results), rejections=self._rejections)
         num_results = self._num_results
         self._opens, self._results, self._rejections, self._num_results = [], [], [], 0
         return worker_pb2.LinkResponse(frame=frame), num_results
@@ -131,10 +129,8 @@ class WorkerService:
                 sender = tasks.create_task(outbox.send(context))
                 await self._receive(link, outbox, context)
                 sender.cancel()
-        except* Refused as errors:
-            first = errors.exceptions[0]
-            assert isinstance(first, Refused)
-            await abort(context, first.rejection)
+        except BaseExceptionGroup as group:
+            await abort(context, sole_refusal(group).rejection)
         finally:
             del self._outboxes[link]
             self._engine.close_link(link)

@@ -93,7 +93,10 @@ class SessionLog:
         unfed = [entry for entry in chain if not self._num_feeds[entry]]
         if not unfed:
             raise refused(
-                pb.REASON_OVERLOADED, "session_id", f"the user has {SESSIONS_PER_USER} open sessions", retry_after_ms=1000
+                pb.REASON_OVERLOADED,
+                "session_id",
+                f"the user has {SESSIONS_PER_USER} open sessions",
+                retry_after_ms=1000,
             )
         oldest = min(unfed, key=self.session_id)
         if self.session_id(oldest) > _number(self._floor[row]):

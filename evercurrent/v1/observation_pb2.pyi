@@ -15,6 +15,7 @@ class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STATUS_REJECTED: _ClassVar[Status]
     STATUS_SKIPPED: _ClassVar[Status]
     STATUS_ANSWERED: _ClassVar[Status]
+    STATUS_CLOSED: _ClassVar[Status]
 
 class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -57,6 +58,7 @@ STATUS_DUPLICATE: Status
 STATUS_REJECTED: Status
 STATUS_SKIPPED: Status
 STATUS_ANSWERED: Status
+STATUS_CLOSED: Status
 REASON_UNSPECIFIED: Reason
 REASON_PROTOCOL: Reason
 REASON_IDS_COUNT: Reason

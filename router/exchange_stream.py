@@ -1,0 +1,383 @@
+"""An Exchange stream: frames with the events of many users, handled as arrays from end to end.
+
+The stream is bounded by `in_flight_max` events whose results are not yet written; beyond it, it is not read. Events of a
+session that is still opening are held here and go on when the worker has answered; the others do not wait for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc.aio
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from evercurrent.errors import Refused, abort, refused, rejection, sole_refusal
+from evercurrent.settings import RouterSettings
+from evercurrent.v1 import observation_pb2 as pb
+from evercurrent.v1 import worker_pb2
+from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, IndexedRejection
+from evercurrent.v1.session_pb2 import ExchangeOpen, ExchangeOpened, SessionOpened, TagOpen, TagOpened
+from evercurrent.v1.wire_pb2 import WireExchangeFrame, WireExchangeRequest, WireExchangeResponse, WireExchangeResults
+from evercurrent.wire import Records
+from router.core import RoutingCore
+from router.requests import check_durability, check_model, check_namespace, check_user_id, checked_session_id
+from router.session_stream import unix_us
+from router.sessions import OPENING
+
+T = TypeVar("T", bound=np.generic)
+
+TAG_MAX = 1 << 20
+NO_SESSION = -1
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Results under the client's own tags."""
+
+    records: Records
+    tags: NDArray[np.uint32]
+    totals_us: NDArray[np.uint32] | None
+
+
+class ExchangeStream:
+    """A feed of many sessions."""
+
+    def __init__(self, core: RoutingCore, request: ExchangeOpen, settings: RouterSettings) -> None:
+        check_namespace(request.namespace, "open.namespace")
+        check_model(request.model, core.model, "open.model")
+        check_durability(request.wait_durable, "open.wait_durable")
+        self._core = core
+        self._settings = settings
+        self._namespace = request.namespace
+        self._timings = request.timings
+        self._layout = core.layout
+        self._sid_of_tag = np.full(1024, NO_SESSION, np.int32)
+        self._sids: set[int] = set()
+        self._session_ids: dict[int, str] = {}
+        self._held: list[Records] = []
+        self._opens: list[TagOpened] = []
+        self._chunks: list[_Chunk] = []
+        self._rejections: list[IndexedRejection] = []
+        self._refusals: list[pb.Rejection] = []
+        self._num_results = 0
+        self._num_pending = 0
+        self._filled = asyncio.Event()
+        self._written = asyncio.Event()
+        self._releasing = False
+        self._ending: pb.Rejection | None = None
+        self._feed = core.add_feed(self)
+
+    def opened(self, sid: int, answer: worker_pb2.LinkTagOpened) -> None:
+        tag = int(self._core.sessions.tag[sid])
+        session_id = self._session_ids.pop(sid)
+        if answer.HasField("rejection"):
+            self._forget(sid, tag)
+            self._refuse_held(sid, tag, answer.rejection)
+            self._say_open(TagOpened(tag=tag, rejection=answer.rejection))
+        else:
+            opened = SessionOpened(
+                session_id=session_id,
+                applied_seq=answer.applied_seq,
+                durable_seq=answer.durable_seq,
+                version=answer.version,
+                model=self._core.model.name,
+            )
+            self._say_open(TagOpened(tag=tag, opened=opened))
+        # Many opens are answered by one frame: what they held goes on once, when all of them are in.
+        if self._held and not self._releasing:
+            self._releasing = True
+            asyncio.get_running_loop().call_soon(self._release)
+
+    def results(self, records: Records, rejections: Sequence[IndexedRejection]) -> None:
+        tags = self._core.sessions.tag[records["tag"]]
+        totals_us = None
+        if self._timings:
+            totals_us = (np.uint64(self._core.clock_us()) - records["stamp_us"]).astype(np.uint32)
+        for indexed in rejections:
+            self._rejections.append(
+                IndexedRejection(index=indexed.index + self._num_results, rejection=indexed.rejection)
+            )
+        closed = records["kind"] == EVENT_KIND_CLOSE
+        if closed.any():
+            for sid, tag in zip(records["tag"][closed].tolist(), tags[closed].tolist(), strict=True):
+                self._forget(sid, tag)
+        self._say_results(_Chunk(records, tags, totals_us))
+
+    def ended(self, sids: Sequence[int], why: pb.Rejection) -> None:
+        for sid in sids:
+            tag = int(self._core.sessions.tag[sid])
+            if self._session_ids.pop(sid, None) is None:
+                self._num_pending += 1
+            self._num_pending -= int(self._core.sessions.num_in_flight[sid])
+            self._forget(sid, tag)
+            self._refuse_held(sid, tag, why)
+            self._say_open(TagOpened(tag=tag, rejection=why))
+
+    def stop(self, why: pb.Rejection) -> None:
+        self._ending = why
+        self._filled.set()
+
+    async def run(self, context: grpc.aio.ServicerContext) -> None:
+        """Serve the stream to its end."""
+        opened = ExchangeOpened(
+            model=self._core.model.name,
+            in_flight_max=self._settings.in_flight_exchange_max,
+            in_flight_session_max=self._settings.in_flight_session_max,
+            frame_events_max=self._settings.frame_events_max,
+        )
+        try:
+            await context.write(WireExchangeResponse(opened=opened).SerializeToString())
+            async with asyncio.TaskGroup() as tasks:
+                writing = tasks.create_task(self._write(context))
+                await self._read(context)
+                while self._num_pending:
+                    await self._wait_written()
+                writing.cancel()
+        except BaseExceptionGroup as group:
+            raise sole_refusal(group) from None
+        finally:
+            self._held.clear()
+            self._core.remove_feed(self._feed, list(self._sids))
+
+    async def _read(self, context: grpc.aio.ServicerContext) -> None:
+        bound = self._settings.in_flight_exchange_max
+        while (raw := await context.read()) is not grpc.aio.EOF:
+            try:
+                self._take(raw)
+            except Refused as error:
+                self._refusals.append(error.rejection)
+                self._num_pending += 1
+                self._filled.set()
+            while self._num_pending >= bound:
+                await self._wait_written()
+
+    async def _write(self, context: grpc.aio.ServicerContext) -> None:
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            refusals, self._refusals = self._refusals, []
+            for why in refusals:
+                await context.write(WireExchangeResponse(rejected=why).SerializeToString())
+            num_written = len(refusals)
+            if self._opens or self._chunks:
+                frame, num_results = self._take_results()
+                await context.write(WireExchangeResponse(frame=frame).SerializeToString())
+                num_written += num_results
+            self._num_pending -= num_written
+            self._written.set()
+            if self._ending is not None:
+                raise Refused(self._ending)
+
+    async def _wait_written(self) -> None:
+        self._written.clear()
+        await self._written.wait()
+
+    def _take_results(self) -> tuple[WireExchangeResults, int]:
+        """All results that wait, as one message, and how many events and opens they settle."""
+        chunks, opens, rejections = self._chunks, self._opens, self._rejections
+        self._chunks, self._opens, self._rejections, self._num_results = [], [], [], 0
+        if not chunks:
+            return WireExchangeResults(opens=opens), len(opens)
+        records = _joined([chunk.records for chunk in chunks])
+        tags = _joined([chunk.tags for chunk in chunks])
+        timed = [chunk.totals_us for chunk in chunks if chunk.totals_us is not None]
+        totals_us = _joined(timed) if timed else None
+        columns = self._layout.columns_of_results(records, tags, totals_us)
+        columns.rejections.extend(rejections)
+        return WireExchangeResults(opens=opens, results=columns), len(records) + len(opens)
+
+    def _take(self, raw: bytes) -> None:
+        """One request.
+
+        Raises:
+            Refused: it is none that can be read as a frame; nothing of it was taken.
+        """
+        if len(raw) > self._settings.frame_bytes_max:
+            text = f"has {len(raw)} bytes; {self._settings.frame_bytes_max} are taken"
+            raise refused(pb.REASON_TOO_LARGE, "frame", text)
+        request = parse(raw)
+        which = request.WhichOneof("request")
+        if which == "open":
+            raise refused(pb.REASON_PROTOCOL, "open", "the stream is open already")
+        if which != "frame":
+            raise refused(pb.REASON_PROTOCOL, "request", "is empty")
+        events = self._events(request.frame)
+        for tag_open in request.frame.opens:
+            self._open(tag_open)
+        self._forward(self._addressed(events))
+
+    def _events(self, frame: WireExchangeFrame) -> Records:
+        """The events of a frame and after them its closes."""
+        events = self._layout.events_of_columns(frame.events)
+        if len(events) > self._settings.frame_events_max:
+            text = f"has {len(events)} events; {self._settings.frame_events_max} are taken"
+            raise refused(pb.REASON_TOO_LARGE, "frame.events", text)
+        if (events["kind"] >= EVENT_KIND_CLOSE).any():
+            raise refused(pb.REASON_COLUMNS, "events.kinds", "holds a kind that clients do not send")
+        events["stamp_us"] = self._core.clock_us()
+        untimed = events["event_time_us"] == 0
+        if untimed.any():
+            events["event_time_us"][untimed] = unix_us()
+        if not frame.closes:
+            return events
+        closes = np.zeros(len(frame.closes), self._layout.event_dtype)
+        closes["tag"] = frame.closes
+        closes["kind"] = EVENT_KIND_CLOSE
+        closes["stamp_us"] = self._core.clock_us()
+        return np.concatenate([events, closes])
+
+    def _addressed(self, events: Records) -> Records:
+        """The events whose tags are open, with the sid as their tag; the others are answered."""
+        tags = events["tag"]
+        known = tags < len(self._sid_of_tag)
+        sids = np.where(known, self._sid_of_tag[np.where(known, tags, 0)], NO_SESSION)
+        unknown = sids == NO_SESSION
+        if unknown.any():
+            lost = events[unknown & (events["kind"] != EVENT_KIND_CLOSE)]
+            whys = [rejection(pb.REASON_TAG, "tag", f"{tag} names no open session") for tag in lost["tag"].tolist()]
+            self._num_pending += len(lost)
+            self._reject(lost, lost["tag"], np.zeros(len(lost), np.uint64), whys)
+            events, sids = events[~unknown], sids[~unknown]
+        events["tag"] = sids
+        self._num_pending += len(events)
+        return events
+
+    def _open(self, request: TagOpen) -> None:
+        """Open a session; a refusal is told in the answer."""
+        self._num_pending += 1
+        try:
+            tag = self._free_tag(request.tag)
+            check_user_id(request.user_id, "opens.user_id")
+            session_id = checked_session_id(request.session_id, "opens.session_id")
+            sid = self._core.open(self._feed, tag, request.user_id, self._namespace, session_id)
+        except Refused as error:
+            self._opens.append(TagOpened(tag=request.tag, rejection=error.rejection))
+            self._filled.set()
+            return
+        self._sid_of_tag[tag] = sid
+        self._sids.add(sid)
+        self._session_ids[sid] = session_id
+
+    def _free_tag(self, tag: int) -> int:
+        if tag >= TAG_MAX:
+            raise refused(pb.REASON_TAG, "opens.tag", f"{tag} is not below {TAG_MAX}")
+        if tag >= len(self._sid_of_tag):
+            grown = np.full(max(2 * len(self._sid_of_tag), tag + 1), NO_SESSION, np.int32)
+            grown[: len(self._sid_of_tag)] = self._sid_of_tag
+            self._sid_of_tag = grown
+        if self._sid_of_tag[tag] != NO_SESSION:
+            raise refused(pb.REASON_TAG, "opens.tag", f"{tag} is in use")
+        return tag
+
+    def _forward(self, events: Records) -> None:
+        """Send events on; hold those whose session is opening."""
+        if not len(events):
+            return
+        opening = self._core.sessions.state[events["tag"]] == OPENING
+        if opening.any():
+            self._held.append(events[opening])
+            events = events[~opening]
+            if not len(events):
+                return
+        sids = events["tag"].astype(np.int32)
+        admission = self._core.send_many(sids, events)
+        if admission.accepted.all():
+            return
+        self._answer(events, sids, admission.refused, admission.duplicates)
+
+    def _release(self) -> None:
+        """Send on what was held for sessions that are open now."""
+        self._releasing = False
+        held, self._held = self._held, []
+        if held:
+            self._forward(_joined(held))
+
+    def _refuse_held(self, sid: int, tag: int, why: pb.Rejection) -> None:
+        """Answer what was held for a session that will not open."""
+        if not self._held:
+            return
+        events = _joined(self._held)
+        gone = events["tag"] == sid
+        self._held = [events[~gone]] if not gone.all() else []
+        num_gone = int(gone.sum())
+        tags, applied = np.full(num_gone, tag, np.uint32), np.zeros(num_gone, np.uint64)
+        self._reject(events[gone], tags, applied, [why] * num_gone)
+
+    def _answer(
+        self, events: Records, sids: NDArray[np.int32], refusals: dict[int, pb.Rejection], duplicates: Iterable[int]
+    ) -> None:
+        """Answer what was not admitted."""
+        tags, applied = self._core.sessions.tag[sids], self._core.sessions.next_seq[sids] - np.uint64(1)
+        at = np.fromiter(refusals, np.intp, len(refusals))
+        if len(at):
+            self._reject(events[at], tags[at], applied[at], list(refusals.values()))
+        again = np.fromiter(duplicates, np.intp)
+        if len(again):
+            self._local(events[again], tags[again], applied[again], pb.STATUS_DUPLICATE)
+
+    def _reject(
+        self, events: Records, tags: NDArray[np.uint32], applied: NDArray[np.uint64], whys: Sequence[pb.Rejection]
+    ) -> None:
+        for at, why in enumerate(whys):
+            self._rejections.append(IndexedRejection(index=self._num_results + at, rejection=why))
+        self._local(events, tags, applied, pb.STATUS_REJECTED)
+
+    def _local(self, events: Records, tags: NDArray[np.uint32], applied: NDArray[np.uint64], status: int) -> None:
+        """Results that need no worker."""
+        if not len(events):
+            return
+        records = np.zeros(len(events), self._layout.result_dtype)
+        for name in ("seq", "kind", "stamp_us"):
+            records[name] = events[name]
+        records["status"] = status
+        records["applied_seq"] = applied
+        records["loss"] = np.nan
+        records["prediction"] = np.nan
+        totals_us = np.zeros(len(events), np.uint32) if self._timings else None
+        self._say_results(_Chunk(records, tags.astype(np.uint32), totals_us))
+
+    def _forget(self, sid: int, tag: int) -> None:
+        self._sids.discard(sid)
+        self._sid_of_tag[tag] = NO_SESSION
+
+    def _say_open(self, opened: TagOpened) -> None:
+        self._opens.append(opened)
+        self._filled.set()
+
+    def _say_results(self, chunk: _Chunk) -> None:
+        self._chunks.append(chunk)
+        self._num_results += len(chunk.records)
+        self._filled.set()
+
+
+def _joined(parts: Sequence[NDArray[T]]) -> NDArray[T]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+async def serve_exchange(core: RoutingCore, settings: RouterSettings, context: grpc.aio.ServicerContext) -> None:
+    """The Exchange RPC, over raw bytes so that a frame's size is known before it is parsed."""
+    try:
+        first = await context.read()
+        request = parse(first) if first is not grpc.aio.EOF else WireExchangeRequest()
+        if request.WhichOneof("request") != "open":
+            raise refused(pb.REASON_PROTOCOL, "open", "the first message of a stream is its open")
+        await ExchangeStream(core, request.open, settings).run(context)
+    except Refused as error:
+        await abort(context, error.rejection)
+
+
+def parse(raw: bytes) -> WireExchangeRequest:
+    """A request of its bytes.
+
+    Raises:
+        Refused: REASON_PROTOCOL, they are none.
+    """
+    try:
+        return WireExchangeRequest.FromString(raw)
+    except DecodeError as error:
+        raise refused(pb.REASON_PROTOCOL, "request", "is not an ExchangeRequest") from error

@@ -1,0 +1,93 @@
+"""SessionService and AdminService on a gRPC server: each method's bytes in, the core's answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+
+from evercurrent.errors import Refused, abort
+from evercurrent.settings import RouterSettings
+from evercurrent.v1 import admin_pb2, session_pb2
+from router.admin import Admin
+from router.core import RoutingCore
+from router.exchange_stream import serve_exchange
+from router.session_stream import serve_session
+from router.unary import observe, predict
+
+SESSION_SERVICE = "evercurrent.v1.SessionService"
+ADMIN_SERVICE = "evercurrent.v1.AdminService"
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+
+def session_handler(core: RoutingCore, settings: RouterSettings) -> grpc.GenericRpcHandler:
+    """SessionService. Its streams are given raw bytes: they look at a message's size before they parse it."""
+
+    async def session(_: object, context: grpc.aio.ServicerContext) -> None:
+        await serve_session(core, settings.observation_bytes_max, context)
+
+    async def exchange(_: object, context: grpc.aio.ServicerContext) -> None:
+        await serve_exchange(core, settings, context)
+
+    async def observe_one(
+        request: session_pb2.ObserveRequest, context: grpc.aio.ServicerContext
+    ) -> session_pb2.ObserveResponse:
+        result = await _or_abort(context, observe(core, request, context.time_remaining()))
+        return session_pb2.ObserveResponse(result=result)
+
+    async def predict_one(
+        request: session_pb2.PredictRequest, context: grpc.aio.ServicerContext
+    ) -> session_pb2.PredictResponse:
+        result = await _or_abort(context, predict(core, request, context.time_remaining()))
+        return session_pb2.PredictResponse(result=result)
+
+    return grpc.method_handlers_generic_handler(
+        SESSION_SERVICE,
+        {
+            "Session": grpc.stream_stream_rpc_method_handler(session),
+            "Exchange": grpc.stream_stream_rpc_method_handler(exchange),
+            "Observe": _unary(observe_one, session_pb2.ObserveRequest, session_pb2.ObserveResponse),
+            "Predict": _unary(predict_one, session_pb2.PredictRequest, session_pb2.PredictResponse),
+        },
+    )
+
+
+def admin_handler(core: RoutingCore) -> grpc.GenericRpcHandler:
+    """AdminService."""
+    admin = Admin(core)
+
+    def method(answer: Callable[[Q], R], request: type[Q], response: type[R]) -> grpc.RpcMethodHandler:
+        async def call(message: Q, context: grpc.aio.ServicerContext) -> R:
+            try:
+                return answer(message)
+            except Refused as error:
+                await abort(context, error.rejection)
+
+        return _unary(call, request, response)
+
+    return grpc.method_handlers_generic_handler(
+        ADMIN_SERVICE,
+        {
+            "GetRing": method(admin.get_ring, admin_pb2.GetRingRequest, admin_pb2.GetRingResponse),
+            "ListWorkers": method(admin.list_workers, admin_pb2.ListWorkersRequest, admin_pb2.ListWorkersResponse),
+            "DescribeModel": method(
+                admin.describe_model, admin_pb2.DescribeModelRequest, admin_pb2.DescribeModelResponse
+            ),
+            "GetLatency": method(admin.get_latency, admin_pb2.GetLatencyRequest, admin_pb2.GetLatencyResponse),
+        },
+    )
+
+
+async def _or_abort(context: grpc.aio.ServicerContext, answer: Awaitable[R]) -> R:
+    try:
+        return await answer
+    except Refused as error:
+        await abort(context, error.rejection)
+
+
+def _unary(call: object, request: type, response: type) -> grpc.RpcMethodHandler:
+    return grpc.unary_unary_rpc_method_handler(call, request.FromString, response.SerializeToString)  # type: ignore[attr-defined]

@@ -1,0 +1,271 @@
+"""One user's Session stream: reads requests, packs them for the link, writes replies in order.
+
+The stream is bounded by `session_max` requests whose replies are not yet written; beyond it, it is not read, so a client
+that does not take its replies slows down itself alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from evercurrent.errors import Refused, abort, refused, rejection, sole_refusal
+from evercurrent.v1 import observation_pb2 as pb
+from evercurrent.v1 import worker_pb2
+from evercurrent.v1.columns_pb2 import IndexedRejection
+from evercurrent.v1.session_pb2 import SessionOpen, SessionOpened, SessionRequest, SessionResponse
+from evercurrent.wire import Records
+from router.core import RoutingCore
+from router.replies import Replies
+from router.requests import (
+    Packer,
+    check_durability,
+    check_model,
+    check_namespace,
+    check_user_id,
+    checked_session_id,
+)
+
+
+class SessionStream:
+    """A feed of one session."""
+
+    def __init__(self, core: RoutingCore, request: SessionOpen, request_bytes_max: int) -> None:
+        self._core = core
+        self._request_bytes_max = request_bytes_max
+        check_user_id(request.user_id, "open.user_id")
+        check_namespace(request.namespace, "open.namespace")
+        check_model(request.model, core.model, "open.model")
+        check_durability(request.wait_durable, "open.wait_durable")
+        self._session_id = checked_session_id(request.session_id, "open.session_id")
+        self._packer = Packer(core.layout)
+        self._replies = Replies(request.timings)
+        self._opening: asyncio.Future[worker_pb2.LinkTagOpened] = asyncio.get_running_loop().create_future()
+        self._ending: pb.Rejection | None = None
+        self._outgoing: list[SessionResponse] = []
+        self._num_pending = 0
+        self._filled = asyncio.Event()
+        self._written = asyncio.Event()
+        self._feed = core.add_feed(self)
+        self._sids: list[int] = []
+        try:
+            self._sids.append(core.open(self._feed, 0, request.user_id, request.namespace, self._session_id))
+        except Refused:
+            core.remove_feed(self._feed, ())
+            raise
+
+    def opened(self, sid: int, answer: worker_pb2.LinkTagOpened) -> None:
+        if answer.HasField("rejection"):
+            self._sids.clear()
+        if not self._opening.done():
+            self._opening.set_result(answer)
+
+    def results(self, records: Records, rejections: Sequence[IndexedRejection]) -> None:
+        for reply in self._replies.make(records, rejections, self._core.clock_us()):
+            if isinstance(reply, pb.ObservationResult):
+                self._outgoing.append(SessionResponse(result=reply))
+            else:
+                self._outgoing.append(SessionResponse(query_result=reply))
+        self._filled.set()
+
+    def ended(self, sids: Sequence[int], why: pb.Rejection) -> None:
+        self._sids.clear()
+        self.stop(why)
+
+    def stop(self, why: pb.Rejection) -> None:
+        self._ending = why
+        if not self._opening.done():
+            self._opening.set_exception(Refused(why))
+        self._filled.set()
+
+    async def run(self, context: grpc.aio.ServicerContext) -> None:
+        """Serve the stream to its end.
+
+        Raises:
+            Refused: the open was refused, or the worker was lost.
+        """
+        try:
+            answer = await self._opening
+            if answer.HasField("rejection"):
+                raise Refused(answer.rejection)
+            self._say(SessionResponse(opened=self._opened_message(answer)))
+            async with asyncio.TaskGroup() as tasks:
+                writing = tasks.create_task(self._write(context))
+                await self._read(context)
+                while self._num_pending:
+                    await self._wait_written()
+                writing.cancel()
+        except BaseExceptionGroup as group:
+            raise sole_refusal(group) from None
+        finally:
+            self._core.remove_feed(self._feed, self._sids)
+
+    async def _read(self, context: grpc.aio.ServicerContext) -> None:
+        session_max = self._core.session_max
+        while (raw := await context.read()) is not grpc.aio.EOF:
+            try:
+                self._take(raw)
+            except Refused as error:
+                self._say(SessionResponse(rejected=error.rejection))
+            while self._num_pending >= session_max:
+                await self._wait_written()
+
+    async def _write(self, context: grpc.aio.ServicerContext) -> None:
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            messages, self._outgoing = self._outgoing, []
+            for message in messages:
+                await context.write(message.SerializeToString())
+            self._num_pending -= len(messages)
+            self._written.set()
+            if self._ending is not None:
+                raise Refused(self._ending)
+
+    async def _wait_written(self) -> None:
+        self._written.clear()
+        await self._written.wait()
+
+    def _take(self, raw: bytes) -> None:
+        """One request.
+
+        Raises:
+            Refused: it is none of those that a stream takes here.
+        """
+        stamp_us = self._core.clock_us()
+        if len(raw) > self._request_bytes_max:
+            text = f"has {len(raw)} bytes; {self._request_bytes_max} are taken"
+            raise refused(pb.REASON_TOO_LARGE, "request", text)
+        request = parse(raw)
+        which = request.WhichOneof("request")
+        if which == "observation":
+            self._observe(request.observation, stamp_us)
+        elif which == "query":
+            self._ask(request.query, stamp_us)
+        elif which == "skip":
+            self._skip(request.skip, stamp_us)
+        elif which == "open":
+            raise refused(pb.REASON_PROTOCOL, "open", "the stream is open already")
+        else:
+            raise refused(pb.REASON_PROTOCOL, "request", "is empty")
+
+    def _observe(self, observation: pb.Observation, stamp_us: int) -> None:
+        seq = observation.seq
+        if not self._sids:
+            return
+        sid = self._sids[0]
+        sessions = self._core.sessions
+        if seq != sessions.next_seq[sid]:
+            self._answer_unexpected(sid, seq)
+            return
+        refusal: pb.Rejection | None = None
+        try:
+            event = self._packer.observation(sid, observation, stamp_us, unix_us())
+        except Refused as error:
+            refusal = error.rejection
+            event = self._packer.refusal(sid, seq, stamp_us)
+        try:
+            self._core.send(sid, event, refusal=refusal)
+        except Refused as error:
+            self._reject(sid, seq, error.rejection)
+            return
+        sessions.next_seq[sid] = seq + 1
+        self._num_pending += 1
+
+    def _answer_unexpected(self, sid: int, seq: int) -> None:
+        why = self._core.sessions.judge_seq(sid, seq)
+        if why is not None:
+            self._reject(sid, seq, why)
+            return
+        applied = int(self._core.sessions.next_seq[sid]) - 1
+        self._say(
+            SessionResponse(result=pb.ObservationResult(seq=seq, status=pb.STATUS_DUPLICATE, applied_seq=applied))
+        )
+
+    def _reject(self, sid: int, seq: int, why: pb.Rejection) -> None:
+        result = pb.ObservationResult(seq=seq, status=pb.STATUS_REJECTED, rejection=why)
+        result.applied_seq = int(self._core.sessions.next_seq[sid]) - 1
+        self._say(SessionResponse(result=result))
+
+    def _ask(self, query: pb.Query, stamp_us: int) -> None:
+        if not self._sids:
+            return
+        sid = self._sids[0]
+        try:
+            event = self._packer.query(sid, query, stamp_us, unix_us())
+            self._core.send(sid, event, len(query.candidates))
+        except Refused as error:
+            result = pb.QueryResult(query_id=query.query_id, status=pb.STATUS_REJECTED, rejection=error.rejection)
+            self._say(SessionResponse(query_result=result))
+            return
+        self._replies.expect_query(len(query.candidates))
+        self._num_pending += 1
+
+    def _skip(self, skip: pb.Skip, stamp_us: int) -> None:
+        if not self._sids:
+            return
+        sid = self._sids[0]
+        sessions = self._core.sessions
+        expected = int(sessions.next_seq[sid])
+        why: pb.Rejection | None = None
+        if getattr(skip, "from") > expected:
+            why = rejection(pb.REASON_SEQ_GAP, "from", f"{getattr(skip, 'from')} came where {expected} is expected")
+        elif skip.to < getattr(skip, "from") or skip.to < expected:
+            why = rejection(pb.REASON_SEQ_REGRESSION, "to", f"{skip.to} is below the expected {expected}")
+        if why is not None:
+            self._reject(sid, skip.to, why)
+            return
+        try:
+            self._core.send(sid, self._packer.skip(sid, skip.to, stamp_us))
+        except Refused as error:
+            self._reject(sid, skip.to, error.rejection)
+            return
+        sessions.next_seq[sid] = skip.to + 1
+        self._num_pending += 1
+
+    def _say(self, message: SessionResponse) -> None:
+        self._outgoing.append(message)
+        self._num_pending += 1
+        self._filled.set()
+
+    def _opened_message(self, answer: worker_pb2.LinkTagOpened) -> SessionOpened:
+        return SessionOpened(
+            session_id=self._session_id,
+            applied_seq=answer.applied_seq,
+            durable_seq=answer.durable_seq,
+            version=answer.version,
+            model=self._core.model.name,
+        )
+
+
+async def serve_session(core: RoutingCore, request_bytes_max: int, context: grpc.aio.ServicerContext) -> None:
+    """The Session RPC, over raw bytes so that a message's size is known before it is parsed."""
+    try:
+        first = await context.read()
+        request = parse(first) if first is not grpc.aio.EOF else SessionRequest()
+        if request.WhichOneof("request") != "open":
+            raise refused(pb.REASON_PROTOCOL, "open", "the first message of a stream is its open")
+        await SessionStream(core, request.open, request_bytes_max).run(context)
+    except Refused as error:
+        await abort(context, error.rejection)
+
+
+def parse(raw: bytes) -> SessionRequest:
+    """A request of its bytes.
+
+    Raises:
+        Refused: REASON_PROTOCOL, they are none.
+    """
+    try:
+        return SessionRequest.FromString(raw)
+    except DecodeError as error:
+        raise refused(pb.REASON_PROTOCOL, "request", "is not a SessionRequest") from error
+
+
+def unix_us() -> int:
+    """Microseconds since the Unix epoch: stamped on events that have no time of their own."""
+    return time.time_ns() // 1000

@@ -1,0 +1,156 @@
+"""Observe and Predict: a session of one event, opened, used and closed in one frame of the link."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from evercurrent.errors import Refused, refused, rejection
+from evercurrent.v1 import observation_pb2 as pb
+from evercurrent.v1 import worker_pb2
+from evercurrent.v1.columns_pb2 import IndexedRejection
+from evercurrent.v1.session_pb2 import ObserveRequest, PredictRequest
+from evercurrent.wire import Records
+from router.core import RoutingCore
+from router.replies import Replies
+from router.requests import (
+    Packer,
+    check_durability,
+    check_model,
+    check_namespace,
+    check_user_id,
+    checked_session_id,
+)
+from router.session_stream import unix_us
+
+User = tuple[str, str, str]
+"""User id, namespace, session id."""
+
+Reply = pb.ObservationResult | pb.QueryResult
+
+BAD_REQUEST = frozenset(
+    {
+        pb.REASON_IDS_COUNT,
+        pb.REASON_ID_RANGE,
+        pb.REASON_FEATURES_COUNT,
+        pb.REASON_FEATURE_NOT_FINITE,
+        pb.REASON_OUTCOME,
+        pb.REASON_EVENT_TIME,
+        pb.REASON_CANDIDATES,
+        pb.REASON_SEQ_GAP,
+        pb.REASON_DEADLINE,
+        pb.REASON_MODEL_ERROR,
+    }
+)
+"""Rejections that end the call with their status; the guard's are results."""
+
+
+async def observe(core: RoutingCore, request: ObserveRequest, time_left_s: float | None) -> pb.ObservationResult:
+    """One observation, learned from.
+
+    Raises:
+        Refused: the request cannot be taken.
+    """
+    _check_user(core, request.user_id, request.namespace, request.model)
+    check_durability(request.wait_for == pb.WAIT_FOR_DURABLE, "wait_for")
+    if not request.HasField("observation"):
+        raise refused(pb.REASON_PROTOCOL, "observation", "is required")
+    observation = request.observation
+    if bool(request.session_id) != bool(observation.seq):
+        raise refused(pb.REASON_SEQ_GAP, "observation.seq", "session_id and seq come together or not at all")
+    session_id = checked_session_id(request.session_id, "session_id") if request.session_id else ""
+    if time_left_s is not None:
+        observation.timeout_ms = _sooner_ms(observation.timeout_ms, time_left_s)
+    reply = await _Call(core, request.timings, "observation.").run(
+        (request.user_id, request.namespace, session_id),
+        lambda packer, sid, stamp_us: (packer.observation(sid, observation, stamp_us, unix_us()), 1),
+    )
+    assert isinstance(reply, pb.ObservationResult)
+    return reply
+
+
+async def predict(core: RoutingCore, request: PredictRequest, time_left_s: float | None) -> pb.QueryResult:
+    """One query, answered.
+
+    Raises:
+        Refused: the request cannot be taken.
+    """
+    _check_user(core, request.user_id, request.namespace, request.model)
+    if not request.HasField("query"):
+        raise refused(pb.REASON_PROTOCOL, "query", "is required")
+    query = request.query
+    if time_left_s is not None:
+        query.timeout_ms = _sooner_ms(query.timeout_ms, time_left_s)
+    num_candidates = len(query.candidates)
+    reply = await _Call(core, request.timings, "query.", num_candidates).run(
+        (request.user_id, request.namespace, ""),
+        lambda packer, sid, stamp_us: (packer.query(sid, query, stamp_us, unix_us()), num_candidates),
+    )
+    assert isinstance(reply, pb.QueryResult)
+    return reply
+
+
+class _Call:
+    """A feed of one event."""
+
+    def __init__(self, core: RoutingCore, timings: bool, prefix: str, num_candidates: int = 0) -> None:
+        self._core = core
+        self._prefix = prefix
+        self._replies = Replies(timings)
+        if num_candidates:
+            self._replies.expect_query(num_candidates)
+        self._reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._sids: list[int] = []
+
+    def opened(self, sid: int, answer: worker_pb2.LinkTagOpened) -> None:
+        if answer.HasField("rejection"):
+            self._sids.clear()
+            self._fail(answer.rejection)
+
+    def results(self, records: Records, rejections: Sequence[IndexedRejection]) -> None:
+        for reply in self._replies.make(records, rejections, self._core.clock_us()):
+            if reply.status == pb.STATUS_REJECTED and reply.rejection.reason in BAD_REQUEST:
+                self._fail(self._prefixed(reply.rejection))
+            elif not self._reply.done():
+                self._reply.set_result(reply)
+
+    def ended(self, sids: Sequence[int], why: pb.Rejection) -> None:
+        self._sids.clear()
+        self._fail(why)
+
+    def stop(self, why: pb.Rejection) -> None:
+        self._fail(why)
+
+    async def run(self, user: User, pack: Callable[[Packer, int, int], tuple[bytes, int]]) -> Reply:
+        """Open, send, wait for the reply, close. The close is sent however this ends."""
+        feed = self._core.add_feed(self)
+        try:
+            sid = self._core.open(feed, 0, *user)
+            self._sids.append(sid)
+            try:
+                event, num_events = pack(Packer(self._core.layout), sid, self._core.clock_us())
+            except Refused as error:
+                raise Refused(self._prefixed(error.rejection)) from None
+            self._core.send(sid, event, num_events)
+            return await self._reply
+        finally:
+            self._core.remove_feed(feed, self._sids)
+
+    def _fail(self, why: pb.Rejection) -> None:
+        if not self._reply.done():
+            self._reply.set_exception(Refused(why))
+
+    def _prefixed(self, why: pb.Rejection) -> pb.Rejection:
+        return rejection(why.reason, f"{self._prefix}{why.field}", why.message, why.retry_after_ms)
+
+
+def _check_user(core: RoutingCore, user_id: str, namespace: str, model: str) -> None:
+    check_user_id(user_id, "user_id")
+    check_namespace(namespace, "namespace")
+    check_model(model, core.model, "model")
+
+
+def _sooner_ms(timeout_ms: int, time_left_s: float) -> int:
+    """The nearer of a message's own timeout (0: none) and its call's deadline."""
+    left_ms = max(1, int(time_left_s * 1000))
+    return min(timeout_ms or left_ms, left_ms)
