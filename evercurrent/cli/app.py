@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from evercurrent.cli.cluster import ClusterError
-from evercurrent.cli.imports import ShadowedError, put_working_directory_last
+from evercurrent.cli.imports import ShadowedError, drop_working_directory
 from evercurrent.cli.options import ConfigOption, Flags, with_settings
 from evercurrent.settings import RouterSettings, SettingsError, WorkerSettings, load_settings
 
@@ -131,9 +131,9 @@ def train_knowledge_tracing(
 
 def main() -> None:
     """Runs the command line. Exit code 2: wrong usage or settings; 1: it failed. Either way one clear text."""
-    put_working_directory_last()
+    drop_working_directory()
     try:
-        app()
+        app(prog_name="evercurrent")
     except (SettingsError, ShadowedError) as error:
         _fail(error, 2)
     except (ClusterError, OSError) as error:

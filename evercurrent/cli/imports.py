@@ -1,8 +1,8 @@
 """Keeps foreign code from being imported in place of ours.
 
-`router` and `worker` are names that others use as well. So the working directory, which may hold anything, comes last
-on the import path (models are found there as `module:Class`), and a package that still comes before ours is named
-before anything of it runs.
+`router` and `worker` are names that others use as well. So the working directory, which may hold anything, leaves the
+import path (it comes back as its last entry when a `module:Class` model is looked up, and by then ours are imported),
+and a package that still comes before ours is named before anything of it runs.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ class ShadowedError(Exception):
     """Another package stands where one of ours is expected. The text names it: show it and stop."""
 
 
-def put_working_directory_last() -> None:
-    """The working directory, where it is on the import path at all, goes to its end."""
+def drop_working_directory() -> None:
+    """Takes the working directory off the import path, unless it is where we ourselves come from: then it goes last."""
     here = Path.cwd()
-    last = [entry for entry in sys.path if Path(entry or ".").resolve() == here]
-    sys.path[:] = [entry for entry in sys.path if entry not in last] + last[:1]
+    found = [entry for entry in sys.path if Path(entry or ".").resolve() == here]
+    keep = found[:1] if here == _package_folder("evercurrent").parent else []
+    sys.path[:] = [entry for entry in sys.path if entry not in found] + keep
 
 
 def check_not_shadowed() -> None:
