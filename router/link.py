@@ -54,6 +54,9 @@ async def keep_link(core: RoutingCore, worker: int, router: str) -> NoReturn:
                 if rest is not None:
                     raise rest from group
                 assert lost is not None
+                # A task group that fails while it is being cancelled raises its errors and drops the cancellation.
+                if _cancelling():
+                    raise asyncio.CancelledError from group
                 logger.warning("link lost worker=%s address=%s why=%s", link.name, link.address, _first(lost))
             finally:
                 if link.outbox is not None:
@@ -100,6 +103,11 @@ async def _send(call: grpc.aio.StreamStreamCall, outbox: Outbox, filled: asyncio
         await filled.wait()
         filled.clear()
         await call.write(outbox.take())
+
+
+def _cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> str:

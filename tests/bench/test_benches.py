@@ -1,4 +1,4 @@
-"""The benches as programs: what they write, and how they end when interrupted or lied to; never how fast anything is."""
+"""The benches as programs: what they write, and how they end when interrupted or lied to."""
 
 from __future__ import annotations
 
