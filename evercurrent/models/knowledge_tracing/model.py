@@ -1,0 +1,181 @@
+"""Knowledge tracing by a learned gradient step: each learner is a vector, each answer moves it.
+
+An item and its skill are embedded together; from the embedding come the direction in which the learner's vector
+counts, the offset of a small hidden layer, a bias, the gates of the step and what mere practice teaches. The log-odds of
+a right answer are
+
+    logit = state · direction + hidden_weight · sigmoid(state @ hidden_columns + offset) + bias
+
+and the step is downhill on the answer's cross entropy, coordinate by coordinate, gated by state and item, while the
+state fades towards its rest at the coordinate's own pace. All of this is trained offline by unrolling the steps
+(`trainer`), so the online step itself is learned. It needs nothing but the learner's row: no history.
+
+The gradient is written out by hand: it is a few small operations, where autograd costs several times that for one
+learner. `Model.update` computes the same by autograd, and a test holds the two together.
+
+Letters: B learners, K id fields, D = S floats of a state row, E embedding, H hidden units, G = H + S (hidden units and
+gates), R = S + G + 2 (all that is read from an embedding).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from evercurrent.model import Batch, IdField, Model, ObservationSpec, OutcomeSpec, Update
+
+UNKNOWN = 0
+"""The row of items and skills that training has never seen: the embedding zero."""
+
+_LOG_DECAY_SLOW, _LOG_DECAY_FAST = -7.0, -1.5
+_NUM_ABILITY = 4
+
+
+class Reading(NamedTuple):
+    """What the ids alone say."""
+
+    direction_BS: Tensor
+    offset_BG: Tensor
+    bias_B: Tensor
+    practice_B: Tensor
+
+
+class Answer(NamedTuple):
+    """What a learner's row makes of a reading."""
+
+    hidden_BH: Tensor
+    gate_BS: Tensor
+    logit_B: Tensor
+
+
+class KnowledgeTracing(Model):
+    """Predicts whether a learner answers an item right, and learns from each answer.
+
+    Ids are rows of the two embedding tables; row 0 (UNKNOWN) of each stands for everything that was not in training.
+    """
+
+    name: ClassVar[str] = "knowledge-tracing"
+
+    def __init__(
+        self, num_items: int, num_skills: int, state_size: int = 32, embedding_size: int = 32, hidden_size: int = 16
+    ) -> None:
+        super().__init__()
+        self.observation = ObservationSpec(
+            ids=(IdField("item", num_items), IdField("skill", num_skills)), outcome=OutcomeSpec.bernoulli()
+        )
+        self.state_shapes = {"knowledge": (state_size,)}
+        self.embedding_size = embedding_size
+        self.hidden_size = hidden_size
+        # The last column of a table is a bias of its own, so that one lookup brings both.
+        self.item_table = nn.Parameter(torch.zeros(num_items, embedding_size + 1))
+        self.skill_table = nn.Parameter(torch.zeros(num_skills, embedding_size + 1))
+        self._widths = (state_size, hidden_size + state_size, 1, 1)
+        self.reader_weight_ER = nn.Parameter(torch.zeros(embedding_size, sum(self._widths)))
+        self.reader_bias_R = nn.Parameter(torch.zeros(sum(self._widths)))
+        self.state_weight_SG = nn.Parameter(torch.zeros(state_size, hidden_size + state_size))
+        self.hidden_weight_H = nn.Parameter(torch.zeros(hidden_size))
+        self.rate_S = nn.Parameter(torch.ones(state_size))
+        self.decay_logit_S = nn.Parameter(torch.linspace(_LOG_DECAY_SLOW, _LOG_DECAY_FAST, state_size))
+        self.initial_S = nn.Parameter(torch.zeros(state_size))
+        self.rest_S = nn.Parameter(torch.zeros(state_size))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draws untrained weights: random skills, and some coordinates that count for every item as ability does."""
+        state_size = self.state_width
+        with torch.no_grad():
+            self.skill_table[1:, :-1].normal_(0.0, 0.1, generator=generator)
+            self.reader_weight_ER.normal_(0.0, 1 / math.sqrt(self.embedding_size), generator=generator)
+            self.reader_weight_ER[:, -1] = 0.0
+            self.reader_bias_R[: state_size : max(1, state_size // _NUM_ABILITY)] = 1.0
+            self.state_weight_SG.normal_(0.0, 0.1, generator=generator)
+            self.hidden_weight_H.normal_(0.0, 0.1, generator=generator)
+
+    def config(self) -> dict[str, object]:
+        num_items, num_skills = (field.size for field in self.observation.ids)
+        return {
+            "num_items": num_items,
+            "num_skills": num_skills,
+            "state_size": self.state_width,
+            "embedding_size": self.embedding_size,
+            "hidden_size": self.hidden_size,
+        }
+
+    def initial_state(self) -> Tensor:
+        return self.initial_S.detach().clone()
+
+    def predict(self, state_BD: Tensor, batch: Batch) -> Tensor:
+        return self.answer(state_BD, self.read(batch.ids_BK)).logit_B.unsqueeze(1)
+
+    def loss(self, prediction_BP: Tensor, batch: Batch) -> Tensor:
+        return functional.binary_cross_entropy_with_logits(prediction_BP.squeeze(1), batch.outcome, reduction="none")
+
+    def readout(self, prediction_BP: Tensor) -> Tensor:
+        return prediction_BP.sigmoid()
+
+    def learn(self, state_BD: Tensor, gradient_BD: Tensor, batch: Batch) -> Tensor:
+        reading = self.read(batch.ids_BK)
+        answer = self.answer(state_BD, reading)
+        slope_BS = self.slope(answer, reading)
+        has_B1 = batch.has_outcome_B.to(state_BD.dtype).unsqueeze(1)
+        ascent_BS = reading.practice_B.unsqueeze(1) * slope_BS * has_B1 - gradient_BD
+        return self._moved(state_BD, answer.gate_BS, ascent_BS, self.decay_logit_S.sigmoid() * has_B1)
+
+    @torch.no_grad()
+    def update(self, state_BD: Tensor, batch: Batch) -> Update:
+        """As `Model.update`, with the gradient written out."""
+        has_B = batch.has_outcome_B.to(state_BD.dtype)
+        reading = self.read(batch.ids_BK)
+        answer = self.answer(state_BD, reading)
+        probability_B = answer.logit_B.sigmoid()
+        residual_B = (batch.outcome - probability_B) * has_B
+        slope_BS = self.slope(answer, reading)
+        return Update(
+            state_BD=self.step(state_BD, reading, answer, slope_BS, residual_B, has_B),
+            prediction_BP=probability_B.unsqueeze(1),
+            loss_B=functional.binary_cross_entropy_with_logits(answer.logit_B, batch.outcome, reduction="none") * has_B,
+            gradient_norm_B=torch.linalg.vector_norm(slope_BS, dim=1) * residual_B.abs(),
+        )
+
+    def read(self, ids_BK: Tensor) -> Reading:
+        """Everything that depends on the ids alone."""
+        item_B, skill_B = ids_BK.unbind(1)
+        embedding_BE = self.item_table.index_select(0, item_B) + self.skill_table.index_select(0, skill_B)
+        parts_BR = torch.addmm(self.reader_bias_R, embedding_BE[:, :-1], self.reader_weight_ER)
+        direction_BS, offset_BG, bias_B1, practice_B1 = parts_BR.split_with_sizes(self._widths, 1)
+        return Reading(direction_BS, offset_BG, bias_B1[:, 0] + embedding_BE[:, -1], practice_B1[:, 0])
+
+    def answer(self, state_BS: Tensor, reading: Reading) -> Answer:
+        """The log-odds of a right answer, and what the step needs again."""
+        active_BG = torch.addmm(reading.offset_BG, state_BS, self.state_weight_SG).sigmoid()
+        hidden_BH, gate_BS = active_BG.split((self.hidden_size, state_BS.shape[1]), dim=1)
+        logit_B = torch.addmv(reading.bias_B, hidden_BH, self.hidden_weight_H) + (state_BS * reading.direction_BS).sum(
+            1
+        )
+        return Answer(hidden_BH, gate_BS, logit_B)
+
+    def slope(self, answer: Answer, reading: Reading) -> Tensor:
+        """The derivative [B, S] of each log-odds by its own row."""
+        bend_BH = (answer.hidden_BH - answer.hidden_BH.square()) * self.hidden_weight_H
+        return torch.addmm(reading.direction_BS, bend_BH, self.state_weight_SG[:, : self.hidden_size].t())
+
+    def step(
+        self, state_BS: Tensor, reading: Reading, answer: Answer, slope_BS: Tensor, residual_B: Tensor, has_B: Tensor
+    ) -> Tensor:
+        """The rows after an answer whose outcome was `residual_B` above its prediction. Rows without one stay."""
+        ascent_B = torch.addcmul(residual_B, reading.practice_B, has_B)
+        decay_BS = self.decay_logit_S.sigmoid() * has_B.unsqueeze(1)
+        return self._moved(state_BS, answer.gate_BS, slope_BS * ascent_B.unsqueeze(1), decay_BS)
+
+    def _moved(self, state_BS: Tensor, gate_BS: Tensor, ascent_BS: Tensor, decay_BS: Tensor) -> Tensor:
+        return torch.addcmul(torch.lerp(state_BS, self.rest_S, decay_BS), gate_BS * self.rate_S, ascent_BS)
+
+
+def embedding_penalty(model: KnowledgeTracing, ids: Tensor, weights: Sequence[float]) -> Tensor:
+    """Squared item embeddings and squared item biases [...], weighted: what keeps rarely seen items near zero."""
+    row = functional.embedding(ids[..., 0], model.item_table)
+    return weights[0] * row[..., :-1].square().sum(-1) + weights[1] * row[..., -1].square()
