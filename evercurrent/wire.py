@@ -8,9 +8,10 @@ the same structured arrays here. This module reads and writes bytes; it judges n
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NewType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,6 @@ from evercurrent.v1.columns_pb2 import EVENT_KIND_OBSERVATION
 
 Records = NDArray[np.void]
 """A structured array of events or results, by the dtypes of a Layout."""
-
-Tag = NewType("Tag", int)
 
 OUTCOME_KINDS = {
     OutcomeKind.VALUE: admin_pb2.OUTCOME_KIND_VALUE,
@@ -49,6 +48,21 @@ def describe(model: Model) -> admin_pb2.ModelDescription:
         prediction_width=model.prediction_width,
         state_width=model.state_width,
     )
+
+
+class Event(NamedTuple):
+    """One event record as plain values."""
+
+    seq: int
+    event_time_us: int
+    stamp_us: int
+    ids: Sequence[int]
+    choice: int
+    tag: int
+    timeout_us: int
+    features: Sequence[float]
+    outcome: Sequence[float]
+    kind: int
 
 
 @dataclass(frozen=True)
@@ -95,11 +109,16 @@ class Layout:
 
     @cached_property
     def event_struct(self) -> struct.Struct:
-        """The same record for one event: seq, event_time_us, stamp_us, *ids, [choice], tag, timeout_us, *features,
-        [*outcome], kind."""
+        """The same record for `struct`: one event is packed by one call."""
         floats = self.num_features + (0 if self.is_choice else self.outcome_width)
         body = f"<QqQ{self.num_ids + self.is_choice}qII{floats}fB"
         return struct.Struct(f"{body}{self.event_dtype.itemsize - struct.calcsize(body)}x")
+
+    @cached_property
+    def result_struct(self) -> struct.Struct:
+        """The same record as `result_dtype` for `struct`."""
+        body = f"<QQQQQQQIIIIf{self.prediction_width}fBB"
+        return struct.Struct(f"{body}{self.result_dtype.itemsize - struct.calcsize(body)}x")
 
     @cached_property
     def result_dtype(self) -> np.dtype[np.void]:
@@ -124,13 +143,43 @@ class Layout:
             ]
         )
 
+    def event(self, record: Records) -> Event:
+        """One event, of an array of one."""
+        seq, event_time_us, stamp_us, *values = self.event_struct.unpack(record.tobytes())
+        num_longs = self.num_ids + self.is_choice
+        longs, (tag, timeout_us), floats = (
+            values[:num_longs],
+            values[num_longs : num_longs + 2],
+            values[num_longs + 2 :],
+        )
+        return Event(
+            seq,
+            event_time_us,
+            stamp_us,
+            longs[: self.num_ids],
+            longs[-1] if self.is_choice else 0,
+            tag,
+            timeout_us,
+            floats[: self.num_features],
+            floats[self.num_features : -1],
+            floats[-1],
+        )
+
+    def pack(self, event: Event) -> bytes:
+        """The record of one event; the inverse of `event`."""
+        tail = (*event.features, event.kind) if self.is_choice else (*event.features, *event.outcome, event.kind)
+        choice = (event.choice,) if self.is_choice else ()
+        return self.event_struct.pack(
+            event.seq, event.event_time_us, event.stamp_us, *event.ids, *choice, event.tag, event.timeout_us, *tail
+        )
+
     def events(self, raw: bytes) -> Records:
-        """The events of a link frame, read-only, without copying.
+        """The events of a link frame, in memory of their own, which torch may share.
 
         Raises:
             Refused: the bytes are no whole number of records.
         """
-        return _records(raw, self.event_dtype)
+        return _records(bytearray(raw), self.event_dtype)
 
     def results(self, raw: bytes) -> Records:
         """The results of a link frame, read-only, without copying.
@@ -236,7 +285,7 @@ def _padded(fields: list[Any]) -> np.dtype[np.void]:
     return np.dtype([*fields, ("padding", "V", -size % 8)] if size % 8 else fields)
 
 
-def _records(raw: bytes, dtype: np.dtype[np.void]) -> Records:
+def _records(raw: bytes | bytearray, dtype: np.dtype[np.void]) -> Records:
     if len(raw) % dtype.itemsize:
         raise refused(
             pb.REASON_COLUMNS, "frame", f"{len(raw)} bytes are no whole number of {dtype.itemsize}-byte records"

@@ -17,7 +17,7 @@ from evercurrent.errors import refused, rejection
 from evercurrent.slots import slot_of, user_key
 from evercurrent.v1 import admin_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
-from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_NO_OUTCOME, IndexedRejection
+from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, IndexedRejection
 from evercurrent.wire import Layout, Records
 from router.latency import Latency
 from router.ring import Ring
@@ -189,8 +189,8 @@ class RoutingCore:
         if not admission.accepted.all():
             sids, events = sids[admission.accepted], events[admission.accepted]
         workers = self.sessions.worker[sids]
-        for worker in np.unique(workers).tolist():
-            share = events if (workers == worker).all() else events[workers == worker]
+        for worker in np.flatnonzero(np.bincount(workers)).tolist():
+            share = events[workers == worker] if len(self.links) > 1 else events
             link = self.links[worker]
             link.num_in_flight += len(share)
             assert link.outbox is not None, "sessions of a lost link have ended"
@@ -270,18 +270,33 @@ class RoutingCore:
             feed.opened(sid, answer)
 
     def _results(self, link: Link, records: Records, rejections: Sequence[IndexedRejection]) -> None:
-        sids = records["tag"].astype(np.int64)
         link.num_in_flight -= len(records)
+        if len(records) == 1 and not rejections:
+            self._result(link, records)
+            return
+        sids = records["tag"].astype(np.int64)
         np.subtract.at(self.sessions.num_in_flight, sids, 1)
-        observed = (records["status"] == pb.STATUS_APPLIED) & (records["kind"] <= EVENT_KIND_NO_OUTCOME)
-        link.num_updates += int(observed.sum())
-        self.latency.add(records[observed], self.clock_us())
+        link.num_updates += int(np.count_nonzero(records["status"] == pb.STATUS_APPLIED))
+        self.latency.add(records, self.clock_us())
         for indexed in rejections:
             if indexed.rejection.reason == pb.REASON_SEQ_GAP:
                 sid = int(sids[indexed.index])
                 self.sessions.next_seq[sid] = int(records["applied_seq"][indexed.index]) + 1
         self._deliver(sids, records, rejections)
         for sid in sids[records["kind"] == EVENT_KIND_CLOSE].tolist():
+            self.sessions.free(sid)
+
+    def _result(self, link: Link, records: Records) -> None:
+        """The same for one plain result, without the array operations that pay only for many."""
+        record = records[0]
+        sid = int(record["tag"])
+        self.sessions.num_in_flight[sid] -= 1
+        link.num_updates += int(record["status"] == pb.STATUS_APPLIED)
+        self.latency.add(records, self.clock_us())
+        feed = self._feeds.get(self.sessions.feed.item(sid))
+        if feed is not None:
+            feed.results(records, ())
+        if record["kind"] == EVENT_KIND_CLOSE:
             self.sessions.free(sid)
 
     def _deliver(self, sids: NDArray[np.int64], records: Records, rejections: Sequence[IndexedRejection]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from evercurrent.telemetry import LatencyWindow, Summary
+from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.wire import Records
 
 STAGES = ("total", "route", "queue", "step")
@@ -20,12 +21,11 @@ class Latency:
         self._num_waiting = 0
 
     def add(self, results: Records, now_us: int) -> None:
-        """Results of observations, handed to their feeds at `now_us` of the clock that stamped them."""
-        if len(results):
-            self._frames.append((results, now_us))
-            self._num_waiting += len(results)
-            if self._num_waiting >= _FOLD_AT or len(self._frames) >= _FOLD_AT // 16:
-                self._fold()
+        """Results handed to their feeds at `now_us` of the clock that stamped them. Applied ones count."""
+        self._frames.append((results, now_us))
+        self._num_waiting += len(results)
+        if self._num_waiting >= _FOLD_AT or len(self._frames) >= _FOLD_AT // 16:
+            self._fold()
 
     def summary(self, now_us: int) -> dict[str, Summary]:
         """By stage."""
@@ -38,6 +38,8 @@ class Latency:
         results = np.concatenate([frame for frame, _ in self._frames])
         nows_us = np.repeat([now_us for _, now_us in self._frames], [len(frame) for frame, _ in self._frames])
         now_s = self._frames[-1][1] / 1e6
+        applied = results["status"] == pb.STATUS_APPLIED
+        results, nows_us = results[applied], nows_us[applied]
         self._frames = []
         self._num_waiting = 0
         total = nows_us - results["stamp_us"].astype(np.int64)

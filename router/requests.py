@@ -19,7 +19,7 @@ from evercurrent.v1.columns_pb2 import (
     EVENT_KIND_REFUSED,
     EVENT_KIND_SKIP,
 )
-from evercurrent.wire import Layout
+from evercurrent.wire import Event, Layout
 
 USER_ID_BYTES_MAX = 256
 NAMESPACE_BYTES_MAX = 64
@@ -71,7 +71,6 @@ class Packer:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._pack = layout.event_struct.pack
         self._outcome_field = {
             admin_pb2.OUTCOME_KIND_VALUE: "value",
             admin_pb2.OUTCOME_KIND_CHOICE: "choice",
@@ -181,6 +180,6 @@ class Packer:
         kind: int,
     ) -> bytes:
         timeout_us = min(timeout_ms * 1000, _TIMEOUT_US_MAX)
-        if self._layout.is_choice:
-            return self._pack(seq, event_time_us, stamp_us, *ids, choice, sid, timeout_us, *features, kind)
-        return self._pack(seq, event_time_us, stamp_us, *ids, sid, timeout_us, *features, *outcome, kind)
+        return self._layout.pack(
+            Event(seq, event_time_us, stamp_us, ids, choice, sid, timeout_us, features, outcome, kind)
+        )

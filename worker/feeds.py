@@ -45,6 +45,12 @@ class Feeds:
             return rows, np.where(known, self._entries[safe], np.int32(UNSEQUENCED))
         return self._rows[tags], self._entries[tags]
 
+    def find_one(self, tag: int) -> tuple[int, int]:
+        """As `find`, for one tag."""
+        if tag >= len(self._rows):
+            return INITIAL_ROW, UNSEQUENCED
+        return self._rows.item(tag), self._entries.item(tag)
+
     def tags(self) -> NDArray[np.intp]:
         """All open tags."""
         return np.flatnonzero(self._rows != INITIAL_ROW)

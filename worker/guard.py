@@ -5,8 +5,9 @@ A refused row stays bit for bit as it was; the others of its batch go on.
 
 from __future__ import annotations
 
+from math import isfinite
+
 import numpy as np
-from numpy.typing import NDArray
 
 from evercurrent.errors import rejection
 from evercurrent.model import Model, Update
@@ -20,28 +21,28 @@ class Guard:
         self._gradient_norm_max = model.gradient_norm_max
         self._state_abs_max = model.state_abs_max
 
+    def allows(self, loss: float, gradient_norm: float, state_abs: float) -> bool:
+        """Whether one row's update may stand. NaN compares false, so "not below" also catches it."""
+        return isfinite(loss) and gradient_norm <= self._gradient_norm_max and state_abs <= self._state_abs_max
+
     def check(self, update: Update) -> dict[int, pb.Rejection]:
         """Refusals by row of the batch. Empty, at the cost of three reductions, when all is well."""
         loss_B = update.loss_B.detach().numpy()
         norm_B = update.gradient_norm_B.detach().numpy()
         state_abs_B = np.abs(update.state_BD.detach().numpy()).max(axis=1)
-        # NaN compares false, so "not below" also catches it.
-        if np.isfinite(loss_B).all() and norm_B.max() <= self._gradient_norm_max:
-            if state_abs_B.max() <= self._state_abs_max:
-                return {}
-        return self._refusals(loss_B, norm_B, state_abs_B)
+        if self.allows(float(loss_B.sum()), float(norm_B.max()), float(state_abs_B.max())):
+            return {}
+        return {
+            row: self._refusal(*values)
+            for row, values in enumerate(zip(loss_B.tolist(), norm_B.tolist(), state_abs_B.tolist(), strict=True))
+            if not self.allows(*values)
+        }
 
-    def _refusals(
-        self, loss_B: NDArray[np.float32], norm_B: NDArray[np.float32], state_abs_B: NDArray[np.float32]
-    ) -> dict[int, pb.Rejection]:
-        refusals = {}
-        for row, (loss, norm, state_abs) in enumerate(zip(loss_B, norm_B, state_abs_B, strict=True)):
-            if not np.isfinite(loss):
-                refusals[row] = rejection(pb.REASON_LOSS_NOT_FINITE, "", f"the loss is {loss}")
-            elif not norm <= self._gradient_norm_max:
-                message = f"the gradient's norm is {norm:g}, above {self._gradient_norm_max:g}"
-                refusals[row] = rejection(pb.REASON_GRADIENT, "", message)
-            elif not state_abs <= self._state_abs_max:
-                message = f"the new state reaches {state_abs:g}, above {self._state_abs_max:g}"
-                refusals[row] = rejection(pb.REASON_STATE, "", message)
-        return refusals
+    def _refusal(self, loss: float, gradient_norm: float, state_abs: float) -> pb.Rejection:
+        if not isfinite(loss):
+            return rejection(pb.REASON_LOSS_NOT_FINITE, "", f"the loss is {loss}")
+        if not gradient_norm <= self._gradient_norm_max:
+            message = f"the gradient's norm is {gradient_norm:g}, above {self._gradient_norm_max:g}"
+            return rejection(pb.REASON_GRADIENT, "", message)
+        message = f"the new state reaches {state_abs:g}, above {self._state_abs_max:g}"
+        return rejection(pb.REASON_STATE, "", message)

@@ -6,6 +6,8 @@ Vectorised over the frame: a frame in which all is well costs a few array operat
 
 from __future__ import annotations
 
+from math import isfinite
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +21,7 @@ from evercurrent.v1.columns_pb2 import (
     EVENT_KIND_QUERY,
     EVENT_KIND_UNSPECIFIED,
 )
-from evercurrent.wire import Records
+from evercurrent.wire import Event, Records
 
 Reasons = NDArray[np.uint8]
 
@@ -29,7 +31,22 @@ class Validator:
 
     def __init__(self, spec: ObservationSpec) -> None:
         self._spec = spec
-        self._sizes_K = np.array([field.size for field in spec.ids], np.int64)
+        self._sizes = [field.size for field in spec.ids]
+        self._sizes_K = np.array(self._sizes, np.int64)
+
+    def is_sound(self, event: Event) -> bool:
+        """Whether one event is an observation with an outcome in which all is well: `reasons` without arrays, which pay
+        only for many."""
+        outcome = self._spec.outcome
+        if event.kind != EVENT_KIND_OBSERVATION or event.event_time_us < 0:
+            return False
+        if any(not 0 <= value < size for value, size in zip(event.ids, self._sizes, strict=True)):
+            return False
+        if not all(map(isfinite, event.features)):
+            return False
+        if outcome.kind is OutcomeKind.CHOICE:
+            return 0 <= event.choice < outcome.num_choices
+        return all(outcome.low <= value <= outcome.high and isfinite(value) for value in event.outcome)
 
     def reasons(self, events: Records) -> Reasons:
         """For each event why it cannot be taken, 0 where it can."""
