@@ -85,8 +85,9 @@ class ObservationSpec:
 class Batch:
     """B observations of B different users.
 
-    `outcome` is float32 [B] for a value, int64 [B] for a choice, float32 [B, W] for a vector; where `has_outcome_B` is
-    False its cells are zero. `event_time_us_B` is microseconds since the Unix epoch and the only clock a model may read.
+    `outcome` is float32 [B] for a value, int64 [B] for a choice, float32 [B, W] for a vector; where `has_outcome_B`
+    is False its cells are zero. `event_time_us_B` is microseconds since the Unix epoch and the only clock a model may
+    read.
     """
 
     ids_BK: Tensor

@@ -1,8 +1,8 @@
 """Events and results as arrays: the layouts that a model's description fixes.
 
-On a link an event is a record of fixed size (worker.proto, LinkFrame.events), so that one event is packed by one `struct`
-call and a frame of thousands is one numpy array; on Exchange it is spread over columns (columns.proto). Both turn into
-the same structured arrays here. This module reads and writes bytes; it judges nothing but lengths.
+On a link an event is a record of fixed size (worker.proto, LinkFrame.events), so that one event is packed by one
+`struct` call and a frame of thousands is one numpy array; on Exchange it is spread over columns (columns.proto). Both
+turn into the same structured arrays here. This module reads and writes bytes; it judges nothing but lengths.
 """
 
 from __future__ import annotations

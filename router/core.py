@@ -1,8 +1,8 @@
 """The routing core: from sessions to links and back. A library without I/O: the router process puts gRPC around it.
 
-A *feed* is whatever sends a session's events and takes its results: a Session stream, an Exchange stream, a unary call. A
-*link* is one worker: an outbox of what waits to be sent to it, which its shell empties into one message. The core only
-moves values between the two; every call returns at once, and what is told to a feed is told by calling it.
+A *feed* is whatever sends a session's events and takes its results: a Session stream, an Exchange stream, a unary
+call. A *link* is one worker: an outbox of what waits to be sent to it, which its shell empties into one message. The
+core only moves values between the two; every call returns at once, and what is told to a feed is told by calling it.
 """
 
 from __future__ import annotations

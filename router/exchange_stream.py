@@ -1,7 +1,8 @@
 """An Exchange stream: frames with the events of many users, handled as arrays from end to end.
 
-The stream is bounded by `in_flight_max` events whose results are not yet written; beyond it, it is not read. Events of a
-session that is still opening are held here and go on when the worker has answered; the others do not wait for them.
+The stream is bounded by `in_flight_max` events whose results are not yet written; beyond it, it is not read. Events
+of a session that is still opening are held here and go on when the worker has answered; the others do not wait for
+them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The shell of one link: finds out whether a worker serves, opens the stream, writes what the core has, reads what comes.
+"""The shell of one link: finds out whether a worker serves, opens the stream, writes what the core has, reads what
+comes.
 
-A worker counts as reachable from the answer to the link's open until the stream breaks or its gRPC health says otherwise;
-then its sessions end and this tries again, with the channel's own back-off.
+A worker counts as reachable from the answer to the link's open until the stream breaks or its gRPC health says
+otherwise; then its sessions end and this tries again, with the channel's own back-off.
 """
 
 from __future__ import annotations

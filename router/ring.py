@@ -1,4 +1,5 @@
-"""The ring: slot → worker. An immutable value, the same from the same members on every router, rebuilt off the hot path.
+"""The ring: slot → worker. An immutable value, the same from the same members on every router, rebuilt off the hot
+path.
 
 uhashring gives each slot its order of workers; bounded loads (Mirrokni, Thorup, Zadimoghaddam, Consistent Hashing with
 Bounded Loads, SODA 2018) walk that order to the first worker that has room, so that none holds more than LOAD_BOUND of

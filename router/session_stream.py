@@ -1,7 +1,7 @@
 """One user's Session stream: reads requests, packs them for the link, writes replies in order.
 
-The stream is bounded by `session_max` requests whose replies are not yet written; beyond it, it is not read, so a client
-that does not take its replies slows down itself alone.
+The stream is bounded by `session_max` requests whose replies are not yet written; beyond it, it is not read, so a
+client that does not take its replies slows down itself alone.
 """
 
 from __future__ import annotations

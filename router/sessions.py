@@ -2,9 +2,10 @@
 
     FREE → OPENING → ACTIVE → CLOSING → FREE
 
-A session is named by a small number, its *sid*, which is also its tag on the link. Arrays, because a frame of hundreds of
-events is admitted by a few operations; one event by itself reads single cells of the same arrays. The worker is the judge
-of seqs; the router checks them first so that what is wrong is answered near, and resumes where the worker says.
+A session is named by a small number, its *sid*, which is also its tag on the link. Arrays, because a frame of
+hundreds of events is admitted by a few operations; one event by itself reads single cells of the same arrays. The
+worker is the judge of seqs; the router checks them first so that what is wrong is answered near, and resumes where
+the worker says.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ class Admission:
 
 
 class SessionTable:
-    """All sessions, by sid: `state`, `feed` (who feeds it), `worker` (index on the ring), `tag` (the feed's own name for
-    it), `next_seq` (expected), `resumed_at` (consumed before this feed opened it), `num_in_flight` (events sent and not
-    answered)."""
+    """All sessions, by sid: `state`, `feed` (who feeds it), `worker` (index on the ring), `tag` (the feed's own name
+    for it), `next_seq` (expected), `resumed_at` (consumed before this feed opened it), `num_in_flight` (events sent
+    and not answered)."""
 
     def __init__(self, capacity: int = 1024) -> None:
         self.state = np.zeros(capacity, np.uint8)

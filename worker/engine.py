@@ -359,7 +359,7 @@ class Engine:
         indices: NDArray[np.intp],
         rejected: dict[int, pb.Rejection],
     ) -> list[tuple[NDArray[np.intp], T]]:
-        """Run a model over events. If it raises, run it one by one, so that only those that make it raise are rejected."""
+        """Run a model over events. If it raises, go one by one: only those that make it raise are rejected."""
         try:
             return [(indices, act(*self._inputs(taken, indices)))]
         except Exception as error:

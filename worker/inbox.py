@@ -24,8 +24,8 @@ MARKS = np.dtype(
         ("reason", "u1"),
     ]
 )
-"""What the worker adds to an event: when and from which link it came, its session's entry, its user's row, the number of
-the refusal that a router sent with it (0: none), and why it cannot be taken (0: it can)."""
+"""What the worker adds to an event: when and from which link it came, its session's entry, its user's row, the number
+of the refusal that a router sent with it (0: none), and why it cannot be taken (0: it can)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ class WorkerService:
         return grpc.method_handlers_generic_handler(SERVICE, {"Link": link})
 
     async def run(self) -> None:
-        """Step while anything waits, for ever. Between steps the loop reads and writes: a batch is what came meanwhile."""
+        """Step while anything waits, for ever. Between steps the loop reads and writes: a batch is what came then."""
         while True:
             await self._waiting.wait()
             self._waiting.clear()

@@ -1,8 +1,8 @@
 """Which observation of which session was consumed last: the worker is the judge of every seq.
 
-Sessions are entries of arrays, chained by user row, because most users have one and a million residents are expected. A
-user keeps at most SESSIONS_PER_USER; the oldest that no stream feeds goes first and raises the user's floor, and a session
-at or below the floor that is not known any more is refused rather than started anew (DESIGN.md, section 5).
+Sessions are entries of arrays, chained by user row, because most users have one and a million residents are expected.
+A user keeps at most SESSIONS_PER_USER; the oldest that no stream feeds goes first and raises the user's floor, and a
+session at or below the floor that is not known any more is refused rather than started anew (DESIGN.md, section 5).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _GROWTH = 1024
 
 
 class SessionLog:
-    """All sessions of all residents. An entry is an index into the arrays, valid until its user or its place is given up.
+    """All sessions of all residents. An entry is an index into the arrays, valid until its user or its place is given
+    up.
 
     Unsequenced feeds have no entry of their own: entry 0 stands for all of them and checks nothing.
     """

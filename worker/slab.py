@@ -1,8 +1,8 @@
 """The residents: one float32 row a user, and arrays beside it. No objects a user but its key.
 
-The arrays are reserved whole for `residents_max` when the worker starts. The operating system gives a page only when it is
-first written, so an empty slab costs nothing, a growing one never copies what it holds, and no update waits for that.
-Row 0 is never a user's: it keeps the initial state. This module knows no model, no store and no clock.
+The arrays are reserved whole for `residents_max` when the worker starts. The operating system gives a page only when
+it is first written, so an empty slab costs nothing, a growing one never copies what it holds, and no update waits for
+that. Row 0 is never a user's: it keeps the initial state. This module knows no model, no store and no clock.
 """
 
 from __future__ import annotations

@@ -97,10 +97,10 @@ class Validator:
     def _outcome_bad(self, events: Records) -> NDArray[np.bool_]:
         outcome = self._spec.outcome
         if outcome.kind is OutcomeKind.CHOICE:
-            return (events["choice"] < 0) | (events["choice"] >= outcome.num_choices)
+            return np.asarray((events["choice"] < 0) | (events["choice"] >= outcome.num_choices))
         values = events["outcome"]
         within = (values >= outcome.low) & (values <= outcome.high) & np.isfinite(values)
-        return ~within[:, 0] if outcome.width == 1 else ~within.all(axis=1)
+        return np.asarray(~within[:, 0] if outcome.width == 1 else ~within.all(axis=1))
 
 
 def has_outcome(events: Records) -> NDArray[np.bool_]:
@@ -110,4 +110,4 @@ def has_outcome(events: Records) -> NDArray[np.bool_]:
 
 def is_observation(kinds: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which kinds are observations to predict and count."""
-    return (kinds == EVENT_KIND_OBSERVATION) | (kinds == EVENT_KIND_NO_OUTCOME)
+    return np.asarray((kinds == EVENT_KIND_OBSERVATION) | (kinds == EVENT_KIND_NO_OUTCOME))

@@ -1,8 +1,8 @@
 """Live percentiles over the last minute, recorded a batch at a time.
 
-A log-linear histogram (after Gil Tene's HdrHistogram: 32 linear steps to each power of two, so an error of at most 3%)
-whose `record` takes an array: the libraries of this kind take one value a call, which at 100,000 updates a second is the
-whole budget. It knows no clock: the caller says what time it is.
+A log-linear histogram (after Gil Tene's HdrHistogram: 32 linear steps to each power of two, so an error of at most
+3%) whose `record` takes an array: the libraries of this kind take one value a call, which at 100,000 updates a second
+is the whole budget. It knows no clock: the caller says what time it is.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _buckets(values: NDArray[np.int64]) -> NDArray[np.int64]:
     """Values below STEPS have a bucket each; above, STEPS buckets to each power of two."""
     _, exponents = np.frexp(values.astype(np.float64))
     shifts = np.maximum(exponents - 6, 0).astype(np.int64)
-    return np.minimum(shifts * STEPS + (values >> shifts), STEPS * POWERS - 1)
+    return np.asarray(np.minimum(shifts * STEPS + (values >> shifts), STEPS * POWERS - 1))
 
 
 def _upper_edge(bucket: int) -> int:
