@@ -18,9 +18,10 @@ NAME ?= latency
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar off -c constraints.txt -e '.[dev]'
-	touch $@
+	@echo "Installing into .venv: about a minute."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --disable-pip-version-check -qq -c constraints.txt -e '.[dev]'
+	@touch $@
 
 demo: $(INSTALLED)
 	$(BIN)/evercurrent demo $(if $(DATA),--data '$(DATA)') $(if $(LIMIT),--limit '$(LIMIT)') $(if $(JSON),--json '$(JSON)')

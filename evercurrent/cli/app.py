@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from evercurrent.cli.cluster import ClusterError
+from evercurrent.cli.errors import CommandError
 from evercurrent.cli.imports import ShadowedError, drop_working_directory
 from evercurrent.cli.options import ConfigOption, Flags, with_settings
 from evercurrent.settings import RouterSettings, SettingsError, WorkerSettings, load_settings
@@ -121,12 +121,16 @@ def train_knowledge_tracing(
             help="A CSV file (may be .gz) with user_id, timestamp_or_order, item_id, skill_id and outcome.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Gets the weights, a safetensors file.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Gets the weights (safetensors), ids and scores.")],
+    test_users: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON with ids of users to test on and never train on.", show_default="none"),
+    ] = None,
 ) -> None:
     """Learn item and skill embeddings, the initial state and the online step itself, by unrolling the updates."""
     from evercurrent.cli.train import train_on_log
 
-    train_on_log(data, out)
+    train_on_log(data, out, test_users)
 
 
 def main() -> None:
@@ -136,7 +140,7 @@ def main() -> None:
         app(prog_name="evercurrent")
     except (SettingsError, ShadowedError) as error:
         _fail(error, 2)
-    except (ClusterError, OSError) as error:
+    except (CommandError, OSError) as error:
         _fail(error, 1)
 
 

@@ -20,13 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from evercurrent.cli.errors import CommandError
+
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
 LINK_POLL_S = 0.02
 STDERR_TAIL_BYTES = 4096
 
 
-class ClusterError(Exception):
+class ClusterError(CommandError):
     """A process of the cluster did not start or did not end well. The text says which, how, and its last words."""
 
 

@@ -15,33 +15,13 @@ from dataclasses import dataclass, field
 import grpc
 import grpc.aio
 import numpy as np
-from numpy.typing import NDArray
 
+from evercurrent.models.knowledge_tracing.data import EventLog, Floats, Ints
 from evercurrent.v1 import observation_pb2, session_pb2
 from evercurrent.v1.session_pb2_grpc import SessionServiceStub
 
-NUM_LANES = 64
+NUM_LANES = 16
 RECENT = 4096
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Events:
-    """N events in the order in which they happened. `user_N` counts learners from 0; K ids an event."""
-
-    user_N: Ints
-    ids_NK: Ints
-    outcome_N: Floats
-
-    def __len__(self) -> int:
-        return len(self.user_N)
-
-    @property
-    def num_users(self) -> int:
-        """Learners with an event."""
-        return len(np.unique(self.user_N))
 
 
 @dataclass
@@ -131,12 +111,12 @@ class Learner:
                 return response
 
 
-async def stream_learners(address: str, events: Events, tally: Tally, num_lanes: int = NUM_LANES) -> None:
-    """Streams all events; done when every learner has its last answer, or no more can come."""
+async def stream_learners(address: str, log: EventLog, tally: Tally, num_lanes: int = NUM_LANES) -> None:
+    """Streams a log's events; done when every learner has its last answer, or no more can come."""
     async with grpc.aio.insecure_channel(address) as channel, asyncio.TaskGroup() as tasks:
         stub = SessionServiceStub(channel)
-        for lane in deal(events.user_N, num_lanes):
-            tasks.create_task(_run_lane(stub, events, lane, tally))
+        for lane in deal(log.user_N, num_lanes):
+            tasks.create_task(_run_lane(stub, log, lane, tally))
 
 
 def deal(user_N: Ints, num_lanes: int) -> list[Ints]:
@@ -151,21 +131,21 @@ def deal(user_N: Ints, num_lanes: int) -> list[Ints]:
     return [np.flatnonzero(lane_N == lane) for lane in range(num_lanes) if load[lane]]
 
 
-async def _run_lane(stub: SessionServiceStub, events: Events, lane: Ints, tally: Tally) -> None:
+async def _run_lane(stub: SessionServiceStub, log: EventLog, lane: Ints, tally: Tally) -> None:
     """Sends the events of some learners one by one. A learner whose stream breaks sends no more; the others go on."""
     learners: dict[int, Learner] = {}
     broken: set[int] = set()
-    last_event_of = dict(zip(events.user_N[lane].tolist(), lane.tolist(), strict=True))
+    last_event_of = dict(zip(log.user_N[lane].tolist(), lane.tolist(), strict=True))
     for event in lane.tolist():
-        user = int(events.user_N[event])
+        user = int(log.user_N[event])
         if user in broken:
             continue
-        learner = learners.get(user) or Learner(stub, f"learner-{user}")
+        learner = learners.get(user) or Learner(stub, log.users[user])
         try:
             if user not in learners:
                 learners[user] = learner
                 await learner.open()
-            await _send(learner, events, event, tally)
+            await _send(learner, log, event, tally)
             if last_event_of[user] == event:
                 await learner.close()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, EOFError):
@@ -173,8 +153,8 @@ async def _run_lane(stub: SessionServiceStub, events: Events, lane: Ints, tally:
             tally.broken.append(await learner.ending())
 
 
-async def _send(learner: Learner, events: Events, event: int, tally: Tally) -> None:
-    ids_K, outcome = events.ids_NK[event].tolist(), float(events.outcome_N[event])
+async def _send(learner: Learner, log: EventLog, event: int, tally: Tally) -> None:
+    ids_K, outcome = [int(log.item_N[event]), int(log.skill_N[event])], float(log.outcome_N[event])
     tally.num_sent += 1
     sent_at = time.perf_counter()
     response = await learner.observe(ids_K, outcome)

@@ -7,12 +7,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import uvloop
 
+from evercurrent.cli.errors import CommandError
 from evercurrent.cli.imports import check_not_shadowed
 from evercurrent.settings import RouterSettings, SettingsError, WorkerSettings
 
@@ -21,10 +21,14 @@ def serve_worker(settings: WorkerSettings, search_path: Path, end_with_stdin: bo
     """Serves until SIGTERM or SIGINT."""
     check_not_shadowed()
     ready = _prepare("worker", settings.name, end_with_stdin)
-    from evercurrent.models.loading import load_model
+    from evercurrent.models.loading import ModelLoadError, load_model
     from worker.server import serve
 
-    _run(serve(settings, load_model(settings.model, settings.weights, search_path), ready))
+    try:
+        model = load_model(settings.model, settings.weights, search_path)
+    except ModelLoadError as error:
+        raise CommandError(str(error)) from error
+    uvloop.run(serve(settings, model, ready))
 
 
 def serve_router(settings: RouterSettings, end_with_stdin: bool) -> None:
@@ -35,11 +39,7 @@ def serve_router(settings: RouterSettings, end_with_stdin: bool) -> None:
     ready = _prepare("router", settings.name, end_with_stdin)
     from router.server import serve
 
-    _run(serve(settings, ready))
-
-
-def _run(serving: Coroutine[Any, Any, None]) -> None:
-    uvloop.run(serving)
+    uvloop.run(serve(settings, ready))
 
 
 def _prepare(kind: str, name: str, end_with_stdin: bool) -> Callable[[str], None]:
