@@ -39,8 +39,8 @@ class _LinkLost(EvercurrentError):
     """The link ended; it is to be opened again."""
 
 
-async def keep_link(core: RoutingCore, worker: int, router: str) -> NoReturn:
-    """Keep one worker linked, for ever."""
+async def keep_link(core: RoutingCore, worker: int, router: str, linked: asyncio.Event) -> NoReturn:
+    """Keep one worker linked, for ever. `linked` is set when it is for the first time."""
     link = core.links[worker]
     async with grpc.aio.insecure_channel(link.address, options=OPTIONS) as channel:
         while True:
@@ -49,7 +49,7 @@ async def keep_link(core: RoutingCore, worker: int, router: str) -> NoReturn:
                     serving = asyncio.Event()
                     tasks.create_task(_watch_health(channel, serving))
                     await serving.wait()
-                    await _serve(core, worker, router, channel)
+                    await _serve(core, worker, router, channel, linked)
             except BaseExceptionGroup as group:
                 lost, rest = group.split((_LinkLost, grpc.aio.AioRpcError, Refused))
                 if rest is not None:
@@ -82,7 +82,9 @@ async def _watch_health(channel: grpc.aio.Channel, serving: asyncio.Event) -> No
     raise _LinkLost("its health watch ended")
 
 
-async def _serve(core: RoutingCore, worker: int, router: str, channel: grpc.aio.Channel) -> NoReturn:
+async def _serve(
+    core: RoutingCore, worker: int, router: str, channel: grpc.aio.Channel, linked: asyncio.Event
+) -> NoReturn:
     call = worker_pb2_grpc.WorkerServiceStub(channel).Link()
     opening = worker_pb2.LinkOpen(protocol_version=PROTOCOL_VERSION, router=router, slots=NUM_SLOTS)
     await call.write(worker_pb2.LinkRequest(open=opening))
@@ -91,6 +93,7 @@ async def _serve(core: RoutingCore, worker: int, router: str, channel: grpc.aio.
         raise _LinkLost(f"it did not open the link: {await call.details()}")
     filled = asyncio.Event()
     outbox = core.link_opened(worker, response.opened, filled.set)
+    linked.set()
     logger.info("link opened worker=%s incarnation=%s", response.opened.worker, response.opened.incarnation)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_send(call, outbox, filled))

@@ -7,6 +7,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from evercurrent.serving import bind, new_server, stop_signal
 from evercurrent.settings import RouterSettings
@@ -14,6 +15,8 @@ from router.core import RoutingCore
 from router.link import keep_link
 from router.ring import build_ring
 from router.service import ADMIN_SERVICE, SESSION_SERVICE, admin_handler, session_handler
+
+LINK_GRACE_S = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +26,8 @@ def monotonic_us() -> int:
 
 
 async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT. `ready` is given the address bound.
+    """Serve until SIGTERM or SIGINT. `ready` is given the address bound, when all workers are linked or
+    LINK_GRACE_S has passed: whoever starts this and then calls it finds the workers that are there.
 
     Raises:
         OSError: the address cannot be bound; the text names it.
@@ -45,7 +49,14 @@ async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
     await server.start()
     logger.info("router serves address=%s ring=%s workers=%d", address, core.ring.digest, len(core.links))
     async with asyncio.TaskGroup() as tasks:
-        links = [tasks.create_task(keep_link(core, worker, settings.name)) for worker in range(len(core.links))]
+        linked = [asyncio.Event() for _ in core.links]
+        links = [
+            tasks.create_task(keep_link(core, worker, settings.name, event)) for worker, event in enumerate(linked)
+        ]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINK_GRACE_S):
+                for event in linked:
+                    await event.wait()
         ready(address)
         await stop.wait()
         core.stop()
