@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from evercurrent.serving import bind, new_server, stop_signal
@@ -53,14 +53,18 @@ async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
         links = [
             tasks.create_task(keep_link(core, worker, settings.name, event)) for worker, event in enumerate(linked)
         ]
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LINK_GRACE_S):
-                for event in linked:
-                    await event.wait()
-        ready(address)
+        announcing = tasks.create_task(_announce(address, linked, ready))
         await stop.wait()
         core.stop()
         await server.stop(grace=1.0)
-        for link in links:
-            link.cancel()
+        for task in (announcing, *links):
+            task.cancel()
     logger.info("router stopped")
+
+
+async def _announce(address: str, linked: Sequence[asyncio.Event], ready: Callable[[str], None]) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINK_GRACE_S):
+            for event in linked:
+                await event.wait()
+    ready(address)
