@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -159,7 +159,8 @@ def _wait_ready(children: Iterable[Child]) -> None:
             raise ClusterError(f"{child.name} was not ready after {START_TIMEOUT_S:.0f} s:\n{child.stderr_tail()}")
         words = child.process.stdout.readline().decode().split()
         if words[:1] != ["ready"] or len(words) != 4:
-            child.process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                child.process.wait(STOP_TIMEOUT_S)
             raise ClusterError(child.ending())
         child.address = words[3]
 

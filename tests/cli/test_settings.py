@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from evercurrent.settings import CONFIG_VARIABLE, PREFIX, Member, RouterSettings, SettingsError, WorkerSettings
+from evercurrent.settings import CONFIG_VARIABLE, Member, RouterSettings, SettingsError, WorkerSettings
 from evercurrent.settings import load_settings as load
-
-
-@pytest.fixture(autouse=True)
-def _only_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in [name for name in os.environ if name.startswith(PREFIX)]:
-        monkeypatch.delenv(variable)
 
 
 @pytest.fixture
