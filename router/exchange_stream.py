@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import grpc.aio
 import numpy as np
@@ -24,13 +23,11 @@ from evercurrent.v1 import worker_pb2
 from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, IndexedRejection
 from evercurrent.v1.session_pb2 import ExchangeOpen, ExchangeOpened, SessionOpened, TagOpen, TagOpened
 from evercurrent.v1.wire_pb2 import WireExchangeFrame, WireExchangeRequest, WireExchangeResponse, WireExchangeResults
-from evercurrent.wire import Records
+from evercurrent.wire import Records, joined
 from router.core import RoutingCore
 from router.requests import check_durability, check_model, check_namespace, check_user_id, checked_session_id
 from router.session_stream import unix_us
 from router.sessions import OPENING
-
-T = TypeVar("T", bound=np.generic)
 
 TAG_MAX = 1 << 20
 NO_SESSION = -1
@@ -184,10 +181,10 @@ class ExchangeStream:
         self._chunks, self._opens, self._rejections, self._num_results = [], [], [], 0
         if not chunks:
             return WireExchangeResults(opens=opens), len(opens)
-        records = _joined([chunk.records for chunk in chunks])
-        tags = _joined([chunk.tags for chunk in chunks])
+        records = joined([chunk.records for chunk in chunks])
+        tags = np.concatenate([chunk.tags for chunk in chunks])
         timed = [chunk.totals_us for chunk in chunks if chunk.totals_us is not None]
-        totals_us = _joined(timed) if timed else None
+        totals_us = np.concatenate(timed) if timed else None
         columns = self._layout.columns_of_results(records, tags, totals_us)
         columns.rejections.extend(rejections)
         return WireExchangeResults(opens=opens, results=columns), len(records) + len(opens)
@@ -230,7 +227,7 @@ class ExchangeStream:
         closes["tag"] = frame.closes
         closes["kind"] = EVENT_KIND_CLOSE
         closes["stamp_us"] = self._core.clock_us()
-        return np.concatenate([events, closes])
+        return joined([events, closes])
 
     def _addressed(self, events: Records) -> Records:
         """The events whose tags are open, with the sid as their tag; the others are answered."""
@@ -296,13 +293,13 @@ class ExchangeStream:
         self._releasing = False
         held, self._held = self._held, []
         if held:
-            self._forward(_joined(held))
+            self._forward(joined(held))
 
     def _refuse_held(self, sid: int, tag: int, why: pb.Rejection) -> None:
         """Answer what was held for a session that will not open."""
         if not self._held:
             return
-        events = _joined(self._held)
+        events = joined(self._held)
         gone = events["tag"] == sid
         self._held = [events[~gone]] if not gone.all() else []
         num_gone = int(gone.sum())
@@ -354,10 +351,6 @@ class ExchangeStream:
         self._chunks.append(chunk)
         self._num_results += len(chunk.records)
         self._filled.set()
-
-
-def _joined(parts: Sequence[NDArray[T]]) -> NDArray[T]:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 async def serve_exchange(core: RoutingCore, settings: RouterSettings, context: grpc.aio.ServicerContext) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from evercurrent.telemetry import LatencyWindow, Summary
 from evercurrent.v1 import observation_pb2 as pb
-from evercurrent.wire import Records
+from evercurrent.wire import Records, joined
 
 STAGES = ("total", "route", "queue", "step")
 _FOLD_AT = 4096
@@ -35,7 +35,7 @@ class Latency:
     def _fold(self) -> None:
         if not self._frames:
             return
-        results = np.concatenate([frame for frame, _ in self._frames])
+        results = joined([frame for frame, _ in self._frames])
         nows_us = np.repeat([now_us for _, now_us in self._frames], [len(frame) for frame, _ in self._frames])
         now_s = self._frames[-1][1] / 1e6
         applied = results["status"] == pb.STATUS_APPLIED

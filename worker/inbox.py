@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evercurrent.v1.columns_pb2 import EVENT_KIND_QUERY
-from evercurrent.wire import Records
+from evercurrent.wire import Records, joined
 
 MARKS = np.dtype(
     [
@@ -85,9 +85,7 @@ class Inbox:
         while self._frames and num_new < self._batch_max:
             parts.append(self._frames.popleft())
             num_new += len(parts[-1])
-        if len(parts) == 1:
-            return parts[0]
-        return Waiting(np.concatenate([part.events for part in parts]), np.concatenate([part.marks for part in parts]))
+        return Waiting(joined([part.events for part in parts]), joined([part.marks for part in parts]))
 
     def _choose(self, waiting: Waiting) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
         rows = waiting.marks["row"]
