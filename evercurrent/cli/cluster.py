@@ -24,7 +24,6 @@ from evercurrent.cli.errors import CommandError
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
-LINK_POLL_S = 0.02
 STDERR_TAIL_BYTES = 4096
 
 
@@ -123,7 +122,6 @@ def run_cluster(
             members = ",".join(f"{name}={child.address}" for name, child in cluster.children.items())
             start("router", cluster.router_name, _options(address=router_address, workers=members))
             _wait_ready([cluster.children[cluster.router_name]])
-            _wait_linked(cluster)
             yield cluster
         except BaseException:
             _stop(cluster)
@@ -163,26 +161,6 @@ def _wait_ready(children: Iterable[Child]) -> None:
                 child.process.wait(STOP_TIMEOUT_S)
             raise ClusterError(child.ending())
         child.address = words[3]
-
-
-def _wait_linked(cluster: Cluster) -> None:
-    """A router is ready before it has reached its workers: asks it until it has reached them all."""
-    import grpc
-
-    from evercurrent.v1 import admin_pb2, admin_pb2_grpc
-
-    deadline = time.monotonic() + START_TIMEOUT_S
-    with grpc.insecure_channel(cluster.address) as channel:
-        stub = admin_pb2_grpc.AdminServiceStub(channel)
-        while not cluster.ended():
-            listed = stub.ListWorkers(admin_pb2.ListWorkersRequest(), timeout=START_TIMEOUT_S, wait_for_ready=True)
-            down = [worker.name for worker in listed.workers if worker.state != admin_pb2.WORKER_STATE_UP]
-            if not down:
-                return
-            if time.monotonic() > deadline:
-                raise ClusterError(f"{cluster.router_name} has not reached {', '.join(down)}")
-            time.sleep(LINK_POLL_S)
-    raise ClusterError("; ".join(cluster.children[name].ending() for name in cluster.ended()))
 
 
 def _announce_end(child: Child, announce: Callable[[Child], None]) -> None:
