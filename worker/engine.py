@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from ulid import ULID
 
-from evercurrent.errors import Refused, rejection
+from evercurrent.errors import Refused, refused, rejection
 from evercurrent.model import Batch, Model, Update
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
@@ -94,19 +94,22 @@ class Engine:
         return self._last_link
 
     def close_link(self, link: int) -> None:
-        """Close all that the link had open, after what it sent. Results for it are no longer made."""
-        feeds = self._feeds[link]
-        tags = feeds.tags()
+        """Close all that the link had open, after what it sent."""
+        tags = self._feeds[link].tags()
         closes = np.zeros(len(tags), self.layout.event_dtype)
         closes["tag"] = tags
         closes["kind"] = EVENT_KIND_CLOSE
         self.receive(link, closes, ())
-        feeds.abandoned = True
-        if not len(feeds):
-            del self._feeds[link]
+        del self._feeds[link]
 
     def open(self, link: int, request: worker_pb2.LinkTagOpen, user: str) -> worker_pb2.LinkTagOpened:
-        """Make a user resident and a tag name one of its sessions. A refusal is told in the answer."""
+        """Make a user resident and a tag name one of its sessions. A refusal is told in the answer.
+
+        Raises:
+            Refused: REASON_PROTOCOL, the tag is in use.
+        """
+        if self._feeds[link].find_one(request.tag)[0] != INITIAL_ROW:
+            raise refused(pb.REASON_PROTOCOL, "frame.opens.tag", f"{request.tag} is in use")
         try:
             row = self.slab.admit(user, request.slot)
             try:
@@ -123,15 +126,22 @@ class Engine:
         )
 
     def receive(self, link: int, events: Records, refusals: Sequence[IndexedRejection]) -> None:
-        """Take a frame of events in. Nothing is judged that depends on earlier events."""
+        """Take a frame of events in. Nothing is judged that depends on earlier events.
+
+        Raises:
+            Refused: REASON_PROTOCOL, a refusal of no event.
+        """
         if len(events) == 1 and not refusals and self._receive_one(link, events):
             return
+        if any(refusal.index >= len(events) for refusal in refusals):
+            raise refused(pb.REASON_PROTOCOL, "frame.refusals", "names no event of its frame")
         marks = np.zeros(len(events), MARKS)
         marks["received_us"] = self._clock_us()
         marks["link"] = link
         rows, entries = self._feeds[link].find(events["tag"])
         marks["row"] = rows
         marks["entry"] = entries
+        self._close_tags(link, events, marks)
         reasons = self._validator.reasons(events)
         unknown = rows == INITIAL_ROW
         if unknown.any():
@@ -153,12 +163,15 @@ class Engine:
                 return [result]
         results = self._blank_results(taken, began_us)
         rejected: dict[int, pb.Rejection] = {}
+        queries = taken.events["kind"] == EVENT_KIND_QUERY
+        if queries.any():
+            self._mark_state(taken, results, queries)
         learning, asking = self._judge(taken, results, rejected, began_us)
         if len(asking):
             self._answer(taken, asking, results, rejected)
         if len(learning):
             self._learn(taken, learning, results, rejected)
-        self._mark_state(taken, results)
+        self._mark_state(taken, results, ~queries)
         for index in rejected:
             results["status"][index] = pb.STATUS_REJECTED
         self._close(taken)
@@ -236,6 +249,13 @@ class Engine:
             event_time_us_B=torch.from_numpy(events["event_time_us"]),
         )
 
+    def _close_tags(self, link: int, events: Records, marks: Records) -> None:
+        """A tag names nothing from the receipt of its close on, so that no second close, say of a link that ends, finds
+        it. Its session and row are given up when the step reaches the close, after all that came before."""
+        for index in np.flatnonzero(events["kind"] == EVENT_KIND_CLOSE).tolist():
+            if not self._feeds[link].close(int(events["tag"][index])):
+                marks["row"][index] = INITIAL_ROW
+
     def _open_session(self, row: int, session_id: str) -> int:
         return self.sessions.open(row, int(ULID.from_str(session_id))) if session_id else UNSEQUENCED
 
@@ -308,7 +328,7 @@ class Engine:
         """What is wrong with an event by itself."""
         event, mark = taken.events[index], taken.marks[index]
         if event["kind"] == EVENT_KIND_REFUSED:
-            return self._refusals.pop(int(mark["refusal"]))
+            return self._refusals.pop(int(mark["refusal"]), None) or rejection(pb.REASON_PROTOCOL, "", "refused unsaid")
         reason = int(mark["reason"])
         if reason == pb.REASON_TAG:
             return rejection(pb.REASON_TAG, "tag", f"{event['tag']} names no open session")
@@ -323,9 +343,9 @@ class Engine:
         self, taken: Waiting, asking: NDArray[np.intp], results: Records, rejected: dict[int, pb.Rejection]
     ) -> None:
         """Predict for the queries, from the states as they stand before this batch's observations."""
-        for indices in self._isolate(self._predict, taken, asking, rejected):
-            results["prediction"][indices[0]] = indices[1]
-            results["status"][indices[0]] = pb.STATUS_ANSWERED
+        for indices, prediction_BP in self._isolate(self._predict, taken, asking, rejected):
+            results["prediction"][indices] = prediction_BP
+            results["status"][indices] = pb.STATUS_ANSWERED
 
     def _predict(self, states_BD: torch.Tensor, batch: Batch) -> NDArray[np.float32]:
         with torch.no_grad():
@@ -368,34 +388,32 @@ class Engine:
                 logger.exception("the model failed on %s", self.slab.key(int(taken.marks["row"][index])).split("\0")[0])
                 rejected[index] = rejection(pb.REASON_MODEL_ERROR, "", f"{type(error).__name__}: {error}")
                 return []
-        done = []
-        for index in indices:
-            done += self._isolate(act, taken, np.array([index]), rejected)
-        return done
+        middle = len(indices) // 2
+        return [
+            *self._isolate(act, taken, indices[:middle], rejected),
+            *self._isolate(act, taken, indices[middle:], rejected),
+        ]
 
     def _inputs(self, taken: Waiting, indices: NDArray[np.intp]) -> tuple[torch.Tensor, Batch]:
         rows = taken.marks["row"][indices]
         return torch.from_numpy(self.slab.state[rows]), batch_of(taken.events[indices], self.layout)
 
-    def _mark_state(self, taken: Waiting, results: Records) -> None:
-        """Versions and watermarks as they stand after the batch, which for each user is after its own event."""
-        entries = taken.marks["entry"]
-        results["version"] = self.slab.version[taken.marks["row"]]
-        results["applied_seq"] = self.sessions.last_seq[entries]
-        results["lost"] = self.sessions.lost[entries]
+    def _mark_state(self, taken: Waiting, results: Records, which: NDArray[np.bool_]) -> None:
+        """Versions and watermarks as they stand now: for queries before the batch, for each other event after it, which
+        for its user is after that event."""
+        rows, entries = taken.marks["row"][which], taken.marks["entry"][which]
+        results["version"][which] = self.slab.version[rows]
+        results["applied_seq"][which] = self.sessions.last_seq[entries]
+        results["lost"][which] = self.sessions.lost[entries]
 
     def _close(self, taken: Waiting) -> None:
         closing = taken.events["kind"] == EVENT_KIND_CLOSE
         if not closing.any():
             return
         for index in np.flatnonzero(closing).tolist():
-            link, row, entry = (int(taken.marks[name][index]) for name in ("link", "row", "entry"))
+            row, entry = (int(taken.marks[name][index]) for name in ("row", "entry"))
             if row == INITIAL_ROW:
                 continue
-            feeds = self._feeds[link]
-            feeds.close(int(taken.events["tag"][index]))
-            if feeds.abandoned and not len(feeds):
-                del self._feeds[link]
             if entry != UNSEQUENCED:
                 self.sessions.close(entry)
             self.slab.num_tags[row] -= 1

@@ -13,7 +13,6 @@ class Feeds:
     """The open tags of one link. Tags are small numbers that the router reuses, so arrays hold them."""
 
     def __init__(self) -> None:
-        self.abandoned = False
         self._rows = np.full(64, INITIAL_ROW, np.int32)
         self._entries = np.full(64, UNSEQUENCED, np.int32)
         self._num_open = 0
@@ -30,11 +29,14 @@ class Feeds:
         self._entries[tag] = entry
         self._num_open += 1
 
-    def close(self, tag: int) -> None:
-        """The tag names nothing from now on."""
+    def close(self, tag: int) -> bool:
+        """The tag names nothing from now on; whether it did."""
+        if self.find_one(tag)[0] == INITIAL_ROW:
+            return False
         self._rows[tag] = INITIAL_ROW
         self._entries[tag] = UNSEQUENCED
         self._num_open -= 1
+        return True
 
     def find(self, tags: NDArray[np.uint32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Rows and session entries of tags; INITIAL_ROW for one that is not open."""

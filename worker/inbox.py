@@ -13,6 +13,7 @@ import numpy as np
 
 from evercurrent.v1.columns_pb2 import EVENT_KIND_QUERY
 from evercurrent.wire import Records, joined
+from worker.slab import INITIAL_ROW
 
 MARKS = np.dtype(
     [
@@ -95,4 +96,6 @@ class Inbox:
         first[rows] = len(waiting)
         # Of repeated indices the last assignment stands: assigned backwards, that is a user's first event.
         first[rows[changing[::-1]]] = changing[::-1]
+        # Nobody's events (closes and tags unknown) wait for nobody.
+        first[INITIAL_ROW] = len(waiting)
         return np.asarray(order <= first[rows])

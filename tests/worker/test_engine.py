@@ -1,0 +1,271 @@
+"""What the engine does with links that end, tags that close, models that fail and routers that err."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from ulid import ULID
+
+from evercurrent.errors import Refused
+from evercurrent.model import Batch, Model
+from evercurrent.v1 import observation_pb2 as pb
+from evercurrent.v1.columns_pb2 import (
+    EVENT_KIND_CLOSE,
+    EVENT_KIND_OBSERVATION,
+    EVENT_KIND_QUERY,
+    EVENT_KIND_REFUSED,
+    IndexedRejection,
+)
+from evercurrent.v1.worker_pb2 import LinkTagOpen, LinkTagOpened
+from evercurrent.wire import Event
+from tests.toys import HUGE_GRADIENT, HUGE_STATE, NAN_LOSS, RAISE, Choosing, Counting, Following
+from worker.engine import Engine
+from worker.sessions import SESSIONS_PER_USER
+
+
+def new_engine(model: Model | None = None, residents_max: int = 100, batch_max: int = 64) -> Engine:
+    return Engine((model or Counting()).requires_grad_(False), residents_max, batch_max, itertools.count().__next__)
+
+
+def open_tag(engine: Engine, link: int, tag: int, user: str, session_id: str = "") -> LinkTagOpened:
+    return engine.open(link, LinkTagOpen(tag=tag, user_id=user, session_id=session_id), user)
+
+
+def event(
+    tag: int, seq: int = 0, kind: int = EVENT_KIND_OBSERVATION, deed: int = 1, timeout_us: int = 0, outcome: float = 0.5
+) -> Event:
+    return Event(seq, 1, 0, (deed, 2), 0, tag, timeout_us, (0.5, -1.0), (outcome,), kind)
+
+
+def receive(engine: Engine, link: int, *events: Event) -> None:
+    engine.receive(link, engine.layout.events(b"".join(engine.layout.pack(one) for one in events)), ())
+
+
+def drain(engine: Engine) -> list[tuple[int, np.void, int]]:
+    """All results as (link, record, reason)."""
+    found = []
+    while engine.num_waiting:
+        for results in engine.step():
+            reasons = {indexed.index: indexed.rejection.reason for indexed in results.rejections}
+            found += [(results.link, record, reasons.get(at, 0)) for at, record in enumerate(results.records)]
+    return found
+
+
+def row_of(engine: Engine, user: str) -> NDArray[np.float32]:
+    row = engine.slab.find(user)
+    assert row is not None
+    state_D: NDArray[np.float32] = engine.slab.state[row].copy()
+    return state_D
+
+
+@pytest.mark.parametrize("deed", [NAN_LOSS, HUGE_GRADIENT, HUGE_STATE, RAISE])
+@pytest.mark.parametrize("neighbours", [0, 1, 5])
+def test_a_refused_update_leaves_its_row_bit_for_bit_and_harms_nobody(deed: int, neighbours: int) -> None:
+    engine, alone = new_engine(), new_engine()
+    for tested in (engine, alone):
+        link = tested.open_link()
+        for tag in range(neighbours + 1):
+            open_tag(tested, link, tag, f"user-{tag}")
+        receive(tested, link, *[event(tag) for tag in range(neighbours + 1)])
+        drain(tested)
+    before = row_of(engine, "user-0").tobytes()
+    receive(engine, 1, event(0, deed=deed), *[event(tag) for tag in range(1, neighbours + 1)])
+    reasons = [reason for _, _, reason in drain(engine)]
+    assert reasons[0] in (
+        pb.REASON_LOSS_NOT_FINITE,
+        pb.REASON_GRADIENT,
+        pb.REASON_STATE,
+        pb.REASON_MODEL_ERROR,
+    )
+    assert reasons[1:] == [0] * neighbours
+    assert row_of(engine, "user-0").tobytes() == before
+    for tag in range(1, neighbours + 1):
+        receive(alone, 1, event(tag))
+        drain(alone)
+        np.testing.assert_allclose(row_of(engine, f"user-{tag}"), row_of(alone, f"user-{tag}"), rtol=1e-5)
+
+
+def test_one_of_many_that_makes_the_model_raise_costs_few_runs(caplog: pytest.LogCaptureFixture) -> None:
+    class Tallying(Counting):
+        num_runs = 0
+
+        def predict(self, state_BD: Tensor, batch: Batch) -> Tensor:
+            type(self).num_runs += 1
+            return super().predict(state_BD, batch)
+
+    engine = new_engine(Tallying())
+    link = engine.open_link()
+    for tag in range(64):
+        open_tag(engine, link, tag, f"user-{tag}")
+    Tallying.num_runs = 0
+    with caplog.at_level(logging.CRITICAL):
+        receive(engine, link, *[event(tag, deed=RAISE if tag == 40 else 1) for tag in range(64)])
+        found = drain(engine)
+    assert [int(record["tag"]) for _, record, reason in found if reason] == [40]
+    assert Tallying.num_runs <= 1 + 2 * 6
+
+
+def test_a_query_answers_from_the_state_after_the_observation_before_it_and_before_the_one_after() -> None:
+    engine = new_engine()
+    link = engine.open_link()
+    open_tag(engine, link, 0, "ann", str(ULID.from_int(1)))
+    query = event(0, kind=EVENT_KIND_QUERY)
+    receive(engine, link, query, event(0, 1), query, query, event(0, 2), query)
+    records = [record for _, record, _ in drain(engine)]
+    assert [int(record["version"]) for record in records] == [0, 1, 1, 1, 2, 2]
+    assert [int(record["applied_seq"]) for record in records] == [0, 1, 1, 1, 2, 2]
+    hashes = [float(record["prediction"][0]) for record in records]
+    assert hashes[0] == hashes[1] == 0
+    assert hashes[2] == hashes[3] == hashes[4] != hashes[5]
+
+
+def test_a_close_that_waits_when_its_link_ends_is_not_done_twice() -> None:
+    engine = new_engine()
+    link = engine.open_link()
+    for tag in range(3):
+        open_tag(engine, link, tag, f"user-{tag}")
+    receive(engine, link, event(0), event(1), event(1, kind=EVENT_KIND_CLOSE))
+    engine.close_link(link)
+    drain(engine)
+    assert engine.num_tags == 0
+    assert engine.slab.num_tags[1:].tolist() == [0] * 100
+    assert sorted(engine.slab) == ["user-0", "user-1"]
+
+
+def test_a_second_close_in_one_frame_finds_nothing() -> None:
+    engine = new_engine()
+    link = engine.open_link()
+    open_tag(engine, link, 0, "ann")
+    open_tag(engine, link, 1, "ann")
+    receive(engine, link, event(0, kind=EVENT_KIND_CLOSE), event(0, kind=EVENT_KIND_CLOSE))
+    assert [int(record["status"]) for _, record, _ in drain(engine)] == [pb.STATUS_CLOSED] * 2
+    assert len(engine.slab) == 1
+
+
+def test_what_a_link_sent_before_it_ended_is_learned() -> None:
+    engine = new_engine(batch_max=1)
+    link = engine.open_link()
+    open_tag(engine, link, 0, "ann", str(ULID.from_int(5)))
+    receive(engine, link, *[event(0, seq) for seq in (1, 2, 3)])
+    engine.close_link(link)
+    drain(engine)
+    again = open_tag(engine, engine.open_link(), 0, "ann", str(ULID.from_int(5)))
+    assert (again.applied_seq, again.version) == (3, 3)
+
+
+def test_who_learned_nothing_leaves_with_the_last_feed() -> None:
+    engine = new_engine(residents_max=1)
+    link = engine.open_link()
+    open_tag(engine, link, 0, "ann")
+    open_tag(engine, link, 1, "ann")
+    receive(engine, link, event(0, kind=EVENT_KIND_CLOSE))
+    drain(engine)
+    assert open_tag(engine, link, 2, "bob").rejection.reason == pb.REASON_OVERLOADED
+    receive(engine, link, event(1, kind=EVENT_KIND_QUERY), event(1, kind=EVENT_KIND_CLOSE))
+    drain(engine)
+    assert len(engine.slab) == len(engine.sessions) == 0
+    assert not open_tag(engine, link, 2, "bob").HasField("rejection")
+
+
+def test_a_full_worker_serves_its_residents_and_refuses_others() -> None:
+    engine = new_engine(residents_max=2)
+    link = engine.open_link()
+    for tag, user in enumerate(("ann", "bob")):
+        open_tag(engine, link, tag, user)
+    refused = open_tag(engine, link, 2, "cid")
+    assert refused.rejection.reason == pb.REASON_OVERLOADED
+    assert refused.rejection.retry_after_ms > 0
+    receive(engine, link, event(0), event(1), event(2))
+    found = drain(engine)
+    assert sorted((int(record["tag"]), reason) for _, record, reason in found) == [(0, 0), (1, 0), (2, pb.REASON_TAG)]
+
+
+def test_a_refused_session_leaves_no_blank_resident() -> None:
+    engine = new_engine()
+    link = engine.open_link()
+    for tag in range(SESSIONS_PER_USER):
+        open_tag(engine, link, tag, "ann", str(ULID.from_int(100 + tag)))
+    assert open_tag(engine, link, 50, "ann", str(ULID.from_int(200))).rejection.reason == pb.REASON_OVERLOADED
+    assert open_tag(engine, link, 50, "bob", str(ULID.from_int(0))).HasField("rejection")
+    assert list(engine.slab) == ["ann"]
+
+
+def test_an_expired_observation_consumes_its_seq() -> None:
+    engine = new_engine()
+    link = engine.open_link()
+    open_tag(engine, link, 0, "ann", str(ULID.from_int(1)))
+    receive(engine, link, event(0, 1, timeout_us=1), event(0, 2, timeout_us=1_000_000))
+    found = drain(engine)
+    assert [reason for _, _, reason in found] == [pb.REASON_DEADLINE, 0]
+    assert [int(record["applied_seq"]) for _, record, _ in found] == [1, 2]
+    assert [int(record["version"]) for _, record, _ in found] == [0, 1]
+
+
+def test_events_of_tags_unknown_wait_for_nobody() -> None:
+    engine = new_engine()
+    link = engine.open_link()
+    open_tag(engine, link, 0, "ann")
+    receive(engine, link, *[event(9)] * 5, event(0), event(1 << 31))
+    records = engine.step()[0].records
+    assert len(records) == 7
+    assert engine.num_waiting == 0
+
+
+def test_a_refusal_that_names_no_event_ends_the_link_and_one_unsaid_is_answered() -> None:
+    engine = new_engine()
+    link = engine.open_link()
+    open_tag(engine, link, 0, "ann")
+    packed = engine.layout.events(engine.layout.pack(event(0, kind=EVENT_KIND_REFUSED)))
+    with pytest.raises(Refused, match="names no event"):
+        engine.receive(link, packed, [IndexedRejection(index=1)])
+    engine.receive(link, packed, ())
+    assert [reason for _, _, reason in drain(engine)] == [pb.REASON_PROTOCOL]
+
+
+def test_a_tag_in_use_is_refused() -> None:
+    engine = new_engine()
+    link = engine.open_link()
+    open_tag(engine, link, 0, "ann")
+    with pytest.raises(Refused, match="0 is in use"):
+        open_tag(engine, link, 0, "bob")
+    assert list(engine.slab) == ["ann"]
+
+
+def test_a_model_of_other_shapes_than_it_declares_is_refused_at_start() -> None:
+    class Narrow(Counting):
+        prediction_width = 3
+
+    with pytest.raises(ValueError, match=r"counting: update gives prediction_BP of shape \(1, 2\), expected \(1, 3\)"):
+        new_engine(Narrow())
+
+
+def test_choices_and_vectors_are_learned_from() -> None:
+    def updated(model: Model, *events: Event) -> NDArray[np.float32]:
+        engine = new_engine(model)
+        link = engine.open_link()
+        for tag in range(len(events)):
+            open_tag(engine, link, tag, f"user-{tag}")
+        receive(engine, link, *events)
+        assert [reason for *_, reason in drain(engine)] == [0] * len(events)
+        return engine.slab.state[1 : 1 + len(events)]
+
+    choice = [Event(0, 1, 0, (), chosen, chosen, 0, (0.5,), (), EVENT_KIND_OBSERVATION) for chosen in range(3)]
+    many = updated(Choosing(), *choice)
+    for chosen in range(3):
+        assert many[chosen].argmax() == chosen
+        lone = updated(Choosing(), choice[chosen]._replace(tag=0))
+        np.testing.assert_allclose(lone[0], many[chosen], rtol=1e-5)
+    vector = [Event(0, 1, 0, (at,), 0, at, 0, (), (1.0, -0.5), EVENT_KIND_OBSERVATION) for at in range(3)]
+    many = updated(Following(), *vector)
+    for at in range(3):
+        expected = torch.zeros(3, 2)
+        expected[at] = torch.tensor([0.2, -0.1])
+        np.testing.assert_allclose(many[at].reshape(3, 2), expected, rtol=1e-5)
+        lone = updated(Following(), vector[at]._replace(tag=0))
+        np.testing.assert_allclose(lone[0], many[at], rtol=1e-5)
