@@ -45,7 +45,7 @@ TEST_USERS_FILE = "published_test_users.json"
 REFRESH_S = 0.25
 # Learners that the shipped weights were not trained on.
 SIMULATED_SEED = 7_600
-SIMULATED_USERS = 600
+SIMULATED_USERS = 400
 SIMULATED_EVENTS = 100
 
 ABOUT_SIMULATED = (
