@@ -1,8 +1,8 @@
 """Knowledge tracing by a learned gradient step: each learner is a vector, each answer moves it.
 
 An item and its skill are embedded together; from the embedding come the direction in which the learner's vector
-counts, the offset of a small hidden layer, a bias, the gates of the step and what mere practice teaches. The log-odds of
-a right answer are
+counts, the offset of a small hidden layer, a bias, the gates of the step and what mere practice teaches. The log-odds
+of a right answer are
 
     logit = state · direction + hidden_weight · sigmoid(state @ hidden_columns + offset) + bias
 
@@ -152,11 +152,9 @@ class KnowledgeTracing(Model):
     def answer(self, state_BS: Tensor, reading: Reading) -> Answer:
         """The log-odds of a right answer, and what the step needs again."""
         active_BG = torch.addmm(reading.offset_BG, state_BS, self.state_weight_SG).sigmoid()
-        hidden_BH, gate_BS = active_BG.split((self.hidden_size, state_BS.shape[1]), dim=1)
-        logit_B = torch.addmv(reading.bias_B, hidden_BH, self.hidden_weight_H) + (state_BS * reading.direction_BS).sum(
-            1
-        )
-        return Answer(hidden_BH, gate_BS, logit_B)
+        hidden_BH, gate_BS = active_BG.split_with_sizes((self.hidden_size, state_BS.shape[1]), 1)
+        known_B = (state_BS * reading.direction_BS).sum(1)
+        return Answer(hidden_BH, gate_BS, torch.addmv(reading.bias_B, hidden_BH, self.hidden_weight_H) + known_B)
 
     def slope(self, answer: Answer, reading: Reading) -> Tensor:
         """The derivative [B, S] of each log-odds by its own row."""

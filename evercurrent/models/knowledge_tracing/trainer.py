@@ -39,9 +39,9 @@ class TrainerSettings:
     """How to train. The defaults suit logs of 50,000 to a million events."""
 
     epochs_max: int = 30
-    patience_epochs: int = 3
+    patience_epochs: int = 4
     batch_users: int = 128
-    window_events: int = 100
+    window_events: int = 50
     learning_rate: float = 2e-3
     gradient_norm_max: float = 5.0
     average_decay: float = 0.98
