@@ -264,6 +264,9 @@ class RoutingCore:
         feed = self._feeds.get(int(self.sessions.feed[sid]))
         if not answer.HasField("rejection"):
             self.sessions.activate(sid, answer.applied_seq)
+        elif self.sessions.state[sid] == OPENING and self.sessions.num_in_flight[sid]:
+            # Events were sent along with the open: the sid is free when they have been answered, not before.
+            self.close(sid)
         elif self.sessions.state[sid] == OPENING:
             self.sessions.free(sid)
         if feed is not None:

@@ -20,7 +20,12 @@ from evercurrent.errors import Refused, abort, refused, rejection, sole_refusal
 from evercurrent.settings import RouterSettings
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
-from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, IndexedRejection
+from evercurrent.v1.columns_pb2 import (
+    EVENT_KIND_CLOSE,
+    EVENT_KIND_OBSERVATION,
+    EVENT_KIND_SKIP,
+    IndexedRejection,
+)
 from evercurrent.v1.session_pb2 import ExchangeOpen, ExchangeOpened, SessionOpened, TagOpen, TagOpened
 from evercurrent.v1.wire_pb2 import WireExchangeFrame, WireExchangeRequest, WireExchangeResponse, WireExchangeResults
 from evercurrent.wire import Records, joined
@@ -207,15 +212,22 @@ class ExchangeStream:
         events = self._events(request.frame)
         for tag_open in request.frame.opens:
             self._open(tag_open)
+        if self._releasing:
+            self._release()
         self._forward(self._addressed(events))
 
     def _events(self, frame: WireExchangeFrame) -> Records:
         """The events of a frame and after them its closes."""
+        for name, num in (
+            ("events", len(frame.events.tags) // 4),
+            ("opens", len(frame.opens)),
+            ("closes", len(frame.closes)),
+        ):
+            if num > self._settings.frame_events_max:
+                text = f"has {num} {name}; {self._settings.frame_events_max} are taken"
+                raise refused(pb.REASON_TOO_LARGE, f"frame.{name}", text)
         events = self._layout.events_of_columns(frame.events)
-        if len(events) > self._settings.frame_events_max:
-            text = f"has {len(events)} events; {self._settings.frame_events_max} are taken"
-            raise refused(pb.REASON_TOO_LARGE, "frame.events", text)
-        if (events["kind"] >= EVENT_KIND_CLOSE).any():
+        if not ((events["kind"] >= EVENT_KIND_OBSERVATION) & (events["kind"] <= EVENT_KIND_SKIP)).all():
             raise refused(pb.REASON_COLUMNS, "events.kinds", "holds a kind that clients do not send")
         events["stamp_us"] = self._core.clock_us()
         untimed = events["event_time_us"] == 0
@@ -312,8 +324,12 @@ class ExchangeStream:
         """Answer what was not admitted."""
         tags, applied = self._core.sessions.tag[sids], self._core.sessions.next_seq[sids] - np.uint64(1)
         at = np.fromiter(refusals, np.intp, len(refusals))
-        if len(at):
-            self._reject(events[at], tags[at], applied[at], list(refusals.values()))
+        told = events["kind"][at] != EVENT_KIND_CLOSE
+        # A second close of a tag is ignored: the first will be answered.
+        self._num_pending -= int((~told).sum())
+        if told.any():
+            whys = [why for why, said in zip(refusals.values(), told.tolist(), strict=True) if said]
+            self._reject(events[at][told], tags[at][told], applied[at][told], whys)
         again = np.fromiter(duplicates, np.intp)
         if len(again):
             self._local(events[again], tags[again], applied[again], pb.STATUS_DUPLICATE)

@@ -86,8 +86,9 @@ class Packer:
         Raises:
             Refused: a wrong number of ids or features, another kind or width of outcome; a too long observation_id.
         """
-        if len(observation.observation_id) > OBSERVATION_ID_BYTES_MAX:
-            text = f"has {len(observation.observation_id)} characters; {OBSERVATION_ID_BYTES_MAX} are taken"
+        size = len(observation.observation_id.encode())
+        if size > OBSERVATION_ID_BYTES_MAX:
+            text = f"has {size} bytes; {OBSERVATION_ID_BYTES_MAX} are taken"
             raise refused(pb.REASON_TOO_LARGE, "observation_id", text)
         self._check_widths(observation.ids, observation.features, "")
         which = observation.WhichOneof("outcome")

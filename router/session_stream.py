@@ -29,6 +29,7 @@ from router.requests import (
     check_user_id,
     checked_session_id,
 )
+from router.sessions import SEQ_MAX, too_far
 
 
 class SessionStream:
@@ -214,8 +215,13 @@ class SessionStream:
         why: pb.Rejection | None = None
         if getattr(skip, "from") > expected:
             why = rejection(pb.REASON_SEQ_GAP, "from", f"{getattr(skip, 'from')} came where {expected} is expected")
-        elif skip.to < getattr(skip, "from") or skip.to < expected:
-            why = rejection(pb.REASON_SEQ_REGRESSION, "to", f"{skip.to} is below the expected {expected}")
+        elif skip.to < getattr(skip, "from"):
+            why = rejection(pb.REASON_SEQ_REGRESSION, "to", f"{skip.to} is below `from`, {getattr(skip, 'from')}")
+        elif skip.to > SEQ_MAX:
+            why = too_far(skip.to, "to")
+        elif skip.to < expected:
+            self._answer_unexpected(sid, skip.to)
+            return
         if why is not None:
             self._reject(sid, skip.to, why)
             return

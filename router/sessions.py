@@ -27,6 +27,9 @@ from evercurrent.wire import Records
 
 FREE, OPENING, ACTIVE, CLOSING = range(4)
 
+SEQ_MAX = (1 << 63) - 1
+"""No skip goes further: what follows must have a seq as well."""
+
 NOBODY = 0
 """The feed of sessions whose stream is gone: what still comes for them is dropped."""
 
@@ -180,7 +183,7 @@ class SessionTable:
         if self.num_in_flight[sid] >= session_max:
             return overloaded(f"the session has {session_max} events in flight")
         if kind == EVENT_KIND_SKIP:
-            return None
+            return None if seq <= SEQ_MAX else too_far(seq, "seq")
         return None if seq == self.next_seq[sid] else self.judge_seq(sid, seq)
 
     def _grow(self) -> None:
@@ -190,6 +193,11 @@ class SessionTable:
                 new = np.zeros(size, old.dtype)
                 new[: len(old)] = old
                 setattr(self, name, new)
+
+
+def too_far(seq: int, field: str) -> pb.Rejection:
+    """A skip to a seq that none can follow."""
+    return pb.Rejection(reason=pb.REASON_SEQ_GAP, field=field, message=f"{seq} is above {SEQ_MAX}")
 
 
 def overloaded(message: str) -> pb.Rejection:
