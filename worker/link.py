@@ -43,6 +43,7 @@ class Outbox:
         self._results: list[bytes] = []
         self._rejections: list[IndexedRejection] = []
         self._num_results = 0
+        self._flushing = False
         self._filled = asyncio.Event()
         self._drained = asyncio.Event()
 
@@ -63,10 +64,20 @@ class Outbox:
         while True:
             await self._filled.wait()
             self._filled.clear()
+            await self.flush(stream)
+
+    async def flush(self, stream: Stream) -> None:
+        """Write what is ready, unless that is being done: a stream takes one write at a time, and whoever writes goes on
+        until nothing is left."""
+        if self._flushing:
+            return
+        self._flushing = True
+        while self._opens or self._results:
             message, num_results = self._take()
             await stream.write(message)
             self.num_in_flight -= num_results
             self._drained.set()
+        self._flushing = False
 
     async def below(self, bound: int) -> None:
         """Wait until fewer events than `bound` are in flight."""
@@ -108,11 +119,14 @@ class WorkerService:
             await self._waiting.wait()
             self._waiting.clear()
             while self._engine.num_waiting:
-                for results in self._engine.step():
-                    outbox = self._outboxes.get(results.link)
-                    if outbox is not None:
-                        outbox.put_results(results)
+                self._step()
                 await asyncio.sleep(0)
+
+    def _step(self) -> None:
+        for results in self._engine.step():
+            outbox = self._outboxes.get(results.link)
+            if outbox is not None:
+                outbox.put_results(results)
 
     async def _link(self, _: object, context: grpc.aio.ServicerContext) -> None:
         try:
@@ -148,7 +162,12 @@ class WorkerService:
             events = self._engine.layout.events(frame.events)
             outbox.num_in_flight += len(events)
             self._engine.receive(link, events, frame.refusals)
-            self._waiting.set()
+            if len(events) == self._engine.num_waiting == 1:
+                # Nothing else waits: a lone event is not passed from task to task.
+                self._step()
+                await outbox.flush(context)
+            else:
+                self._waiting.set()
             if outbox.num_in_flight >= self._in_flight_max:
                 await outbox.below(self._in_flight_max)
 
