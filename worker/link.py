@@ -67,8 +67,8 @@ class Outbox:
             await self.flush(stream)
 
     async def flush(self, stream: Stream) -> None:
-        """Write what is ready, unless that is being done: a stream takes one write at a time, and whoever writes goes on
-        until nothing is left."""
+        """Write what is ready, unless that is being done: a stream takes one write at a time, and whoever writes
+        goes on until nothing is left."""
         if self._flushing:
             return
         self._flushing = True
