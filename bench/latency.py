@@ -7,7 +7,6 @@ timed between them. Then sessions that send at Poisson times, to the service and
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +19,11 @@ from bench.echo import MODEL, Echo, run_echo
 from bench.pairs import Arm, interleave
 from bench.report import Metric, interval, metrics_of
 from bench.run import Options, Watch, run
+from bench.service import MODEL_NAME, run_service
 from bench.stats import paired_difference, paired_ratio, percentile
 from bench.step import step_timer
 from bench.traffic import Traffic
-from evercurrent.cli.cluster import run_cluster
 
-MODEL_NAME = "knowledge-tracing"
 OPEN_LOOP_SESSIONS = 64
 OPEN_LOOP_LEAD_NS = 5_000_000
 
@@ -110,11 +108,7 @@ class OpenLoopArm:
 
 def measure(options: Options, watch: Watch, num_workers: int, rate_per_s: float) -> tuple[Metric, ...]:
     """Starts the service and the echo, and measures both."""
-    with ExitStack() as running:
-        with watch.stage("start echo, router and workers", 1) as advance:
-            echo = running.enter_context(run_echo())
-            cluster = running.enter_context(run_cluster(num_workers=num_workers, model=MODEL_NAME))
-            advance()
+    with run_echo() as echo, run_service(watch, num_workers) as cluster:
         return run(_measure(options, watch, cluster.address, echo, rate_per_s))
 
 

@@ -82,41 +82,38 @@ async def open_session(channel: grpc.aio.Channel, open_request: bytes) -> Any:
 
 async def open_exchange(channel: grpc.aio.Channel, opens: Sequence[bytes], num_tags: int) -> Any:
     """An Exchange stream on which all tags are open. `opens` is `traffic.exchange_opens`."""
-    call = _call(channel, "SessionService/Exchange")
-    num_opened = 0
-    for message in opens:
-        await call.write(message)
-        response = wire_pb2.WireExchangeResponse.FromString(await read(call))
-        num_opened += _opened_of_exchange(response)
-    while num_opened < num_tags:
-        num_opened += _opened_of_exchange(wire_pb2.WireExchangeResponse.FromString(await read(call)))
-    return call
-
-
-def _opened_of_exchange(response: wire_pb2.WireExchangeResponse) -> int:
-    refused = [tag for tag in response.frame.opens if tag.HasField("rejection")]
-    if response.WhichOneof("response") not in ("opened", "frame") or refused:
-        raise WrongReplyError(f"an Exchange stream was not opened: {refused or response}")
-    return len(response.frame.opens)
+    return await _open_tags(_call(channel, "SessionService/Exchange"), opens, num_tags, _exchange_opens)
 
 
 async def open_link(channel: grpc.aio.Channel, opens: Sequence[bytes], num_tags: int) -> Any:
     """A Link stream to a worker on which all tags are open. `opens` is `traffic.link_opens`."""
-    call = _call(channel, "WorkerService/Link")
+    return await _open_tags(_call(channel, "WorkerService/Link"), opens, num_tags, _link_opens)
+
+
+async def _open_tags(call: Any, opens: Sequence[bytes], num_tags: int, opened: Callable[[bytes], Sequence[Any]]) -> Any:
+    """Sends each message when the one before is answered, and waits until all tags are open."""
     num_opened = 0
-    for message in opens:
-        await call.write(message)
-        num_opened += _opened_of_link(worker_pb2.LinkResponse.FromString(await read(call)))
+    unsent = iter(opens)
     while num_opened < num_tags:
-        num_opened += _opened_of_link(worker_pb2.LinkResponse.FromString(await read(call)))
+        if (message := next(unsent, None)) is not None:
+            await call.write(message)
+        tags = opened(await read(call))
+        refused = [tag.rejection for tag in tags if tag.HasField("rejection")]
+        if refused:
+            raise WrongReplyError(f"a session was not opened: {refused[0]}")
+        num_opened += len(tags)
     return call
 
 
-def _opened_of_link(response: worker_pb2.LinkResponse) -> int:
-    refused = [tag for tag in response.frame.opens if tag.HasField("rejection")]
-    if refused:
-        raise WrongReplyError(f"a session was refused on a link: {refused}")
-    return len(response.frame.opens)
+def _exchange_opens(raw: bytes) -> Sequence[Any]:
+    response = wire_pb2.WireExchangeResponse.FromString(raw)
+    if response.WhichOneof("response") not in ("opened", "frame"):
+        raise WrongReplyError(f"an Exchange stream was not opened: {response}")
+    return response.frame.opens
+
+
+def _link_opens(raw: bytes) -> Sequence[Any]:
+    return worker_pb2.LinkResponse.FromString(raw).frame.opens
 
 
 def _call(channel: grpc.aio.Channel, method: str) -> Any:
@@ -259,7 +256,7 @@ def applied_of_exchange(raw: bytes) -> int:
     response = wire_pb2.WireExchangeResponse.FromString(raw)
     results = response.frame.results
     if results.statuses.count(observation_pb2.STATUS_APPLIED) != len(results.statuses) or not results.statuses:
-        raise WrongReplyError(f"an event of a frame was not applied: {_why(response, results.rejections)}")
+        raise WrongReplyError(f"an event of a frame was not applied: {_why(response.frame, results.rejections)}")
     return len(results.statuses)
 
 
@@ -270,12 +267,15 @@ def applied_of_link(layout: Layout) -> Callable[[bytes], int]:
         response = worker_pb2.LinkResponse.FromString(raw)
         results = layout.results(response.frame.results)
         if not len(results) or (results["status"] != observation_pb2.STATUS_APPLIED).any():
-            raise WrongReplyError(f"an event of a frame was not applied: {_why(response, response.frame.rejections)}")
+            raise WrongReplyError(
+                f"an event of a frame was not applied: {_why(response.frame, response.frame.rejections)}"
+            )
         return len(results)
 
     return applied
 
 
-def _why(response: object, rejections: Sequence[columns_pb2.IndexedRejection]) -> object:
-    """What to show of a reply that is wrong: its first rejection, or all of it if it has none."""
-    return rejections[0].rejection if rejections else response
+def _why(frame: Any, rejections: Sequence[columns_pb2.IndexedRejection]) -> object:
+    """What to show of a frame that is wrong: the first rejection of an event or a tag, or that there is none."""
+    refused = [each.rejection for each in (*rejections, *frame.opens) if each.HasField("rejection")]
+    return refused[0] if refused else "the reply has no results"

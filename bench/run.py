@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 Result = TypeVar("Result")
+
+RUN_TIMEOUT_S = 600.0
 
 
 class WrongReplyError(Exception):
@@ -58,10 +61,22 @@ def watching(console: Console) -> Iterator[Watch]:
 
 
 def run(measure: Coroutine[Any, Any, Result]) -> Result:
-    """Runs one measurement on an event loop of its own, with what exists so far out of the collector's way."""
+    """Runs one measurement on an event loop of its own, with what exists so far out of the collector's way.
+
+    Raises:
+        WrongReplyError: it did not end within RUN_TIMEOUT_S: something that it waits for never came.
+    """
     gc.collect()
     gc.freeze()
     try:
-        return uvloop.run(measure)
+        return uvloop.run(_bounded(measure))
     finally:
         gc.unfreeze()
+
+
+async def _bounded(measure: Coroutine[Any, Any, Result]) -> Result:
+    try:
+        async with asyncio.timeout(RUN_TIMEOUT_S):
+            return await measure
+    except TimeoutError as error:
+        raise WrongReplyError(f"no end after {RUN_TIMEOUT_S:.0f} s: a reply never came") from error

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,13 +23,13 @@ from bench.pairs import interleave
 from bench.processes import cpu_by_name
 from bench.report import Metric, interval, metrics_of
 from bench.run import Options, Watch, run
+from bench.service import run_service
 from bench.stats import paired_ratio
 from bench.traffic import FRAME_EVENTS, Traffic
-from evercurrent.cli.cluster import Cluster, run_cluster
+from evercurrent.cli.cluster import Cluster
 from evercurrent.slots import NUM_SLOTS
 from evercurrent.wire import Layout
 
-MODEL_NAME = "knowledge-tracing"
 NUM_USERS = 8192
 NUM_STREAMS = 256
 WINDOW_FRAMES = 8
@@ -134,21 +133,11 @@ def measure(options: Options, watch: Watch, num_workers: int) -> tuple[Metric, .
     """Starts the service and the echo and measures both; then a worker by itself."""
     sizes = QUICK if options.quick else FULL
     with run_echo() as echo:
-        with _service(watch, num_workers) as cluster:
+        with run_service(watch, num_workers) as cluster:
             routed = run(_routed(options, watch, sizes, cluster, echo))
-        with _service(watch, num_workers=1) as cluster:
+        with run_service(watch, num_workers=1) as cluster:
             alone = run(_worker_alone(options, watch, sizes, cluster, echo))
     return metrics_of([Metric("num_workers", num_workers, "workers behind the router")], routed, alone)
-
-
-@contextmanager
-def _service(watch: Watch, num_workers: int) -> Iterator[Cluster]:
-    """A router and workers."""
-    with ExitStack() as running:
-        with watch.stage("start router and workers", 1) as advance:
-            cluster = running.enter_context(run_cluster(num_workers=num_workers, model=MODEL_NAME))
-            advance()
-        yield cluster
 
 
 async def _routed(options: Options, watch: Watch, sizes: Sizes, cluster: Cluster, echo: Echo) -> list[Metric]:
