@@ -46,7 +46,7 @@ class Sizes:
 
 
 FULL = Sizes(num_pairs=15, block_frames=128, block_rounds=24)
-QUICK = Sizes(num_pairs=15, block_frames=32, block_rounds=4)
+QUICK = Sizes(num_pairs=15, block_frames=16, block_rounds=2)
 
 
 @dataclass(frozen=True, slots=True)
