@@ -1,0 +1,1 @@
+"""Tests of router and worker together, over real gRPC."""

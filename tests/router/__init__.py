@@ -1,0 +1,1 @@
+"""Tests of the router: ring, session table, routing core, requests and replies."""
