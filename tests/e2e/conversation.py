@@ -1,16 +1,30 @@
-"""A client of one stream, in the words of the tests."""
+"""Clients of the two streams, in the words of the tests."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import grpc.aio
 
 from evercurrent.v1 import observation_pb2 as pb
-from evercurrent.v1.session_pb2 import SessionOpen, SessionOpened, SessionRequest, SessionResponse
+from evercurrent.v1.columns_pb2 import EventColumns
+from evercurrent.v1.session_pb2 import (
+    ExchangeFrame,
+    ExchangeOpen,
+    ExchangeOpened,
+    ExchangeRequest,
+    ExchangeResponse,
+    SessionOpen,
+    SessionOpened,
+    SessionRequest,
+    SessionResponse,
+    TagOpen,
+    TagOpened,
+)
 from tests.servers import Service
 
 
@@ -78,3 +92,116 @@ class Conversation:
             while await self.call.read() is not grpc.aio.EOF:
                 pass
         return await self.call.code(), await self.call.details()
+
+
+@dataclass(frozen=True)
+class Told:
+    """One result of a frame."""
+
+    tag: int
+    seq: int
+    status: int
+    kind: int
+    version: int
+    applied_seq: int
+    prediction: tuple[float, ...]
+    rejection: pb.Rejection
+
+    @property
+    def reason(self) -> int:
+        return self.rejection.reason
+
+
+class Frames:
+    """An Exchange stream of a model of two ids, two features and a value, that predicts two values."""
+
+    def __init__(self, service: Service) -> None:
+        self.call = service.sessions.Exchange()
+        self.opens: dict[int, TagOpened] = {}
+        self.told: list[Told] = []
+        self.rejected: list[pb.Rejection] = []
+
+    @classmethod
+    async def opened(cls, service: Service, **users: str) -> Frames:
+        """One that is open, with these users under tags 0, 1, 2 …"""
+        frames = cls(service)
+        await frames.open()
+        if users:
+            await frames.send(opens=[TagOpen(tag=tag, user_id=user) for tag, user in enumerate(users.values())])
+            await frames.read_until(lambda: len(frames.opens) == len(users))
+        return frames
+
+    async def open(self, **more: Any) -> ExchangeOpened:
+        await self.call.write(ExchangeRequest(open=ExchangeOpen(**more)))
+        response = await self.call.read()
+        assert isinstance(response, ExchangeResponse), response
+        return response.opened
+
+    async def send(
+        self,
+        events: EventColumns | None = None,
+        opens: Sequence[TagOpen] = (),
+        closes: Sequence[int] = (),
+    ) -> None:
+        frame = ExchangeFrame(opens=opens, events=events, closes=closes)
+        await self.call.write(ExchangeRequest(frame=frame))
+
+    async def read_until(self, condition: Callable[[], bool]) -> None:
+        """Take in responses until something holds of what has come."""
+        while not condition():
+            response = await self.call.read()
+            assert isinstance(response, ExchangeResponse), response
+            self._take(response)
+
+    async def answers(self, num_results: int) -> list[Told]:
+        """The next results."""
+        await self.read_until(lambda: len(self.told) >= num_results)
+        taken, self.told = self.told[:num_results], self.told[num_results:]
+        return taken
+
+    async def refusal(self) -> pb.Rejection:
+        """The next message that could not be read as a frame."""
+        await self.read_until(lambda: bool(self.rejected))
+        return self.rejected.pop(0)
+
+    async def finish(self) -> list[Told]:
+        """Half-close: the results still to come, and OK."""
+        await self.call.done_writing()
+        while isinstance(response := await self.call.read(), ExchangeResponse):
+            self._take(response)
+        assert await self.call.code() == grpc.StatusCode.OK
+        return self.told
+
+    def _take(self, response: ExchangeResponse) -> None:
+        if response.HasField("rejected"):
+            self.rejected.append(response.rejected)
+        self.opens.update((opened.tag, opened) for opened in response.frame.opens)
+        columns = response.frame.results
+        reasons = {indexed.index: indexed.rejection for indexed in columns.rejections}
+        for at, tag in enumerate(columns.tags):
+            self.told.append(
+                Told(
+                    tag,
+                    columns.seqs[at],
+                    columns.statuses[at],
+                    columns.kinds[at],
+                    columns.versions[at],
+                    columns.applied_seqs[at],
+                    tuple(columns.predictions[2 * at : 2 * at + 2]),
+                    reasons.get(at, pb.Rejection()),
+                )
+            )
+
+
+def columns(*events: tuple[int, int], deeds: Sequence[int] = (), **more: Any) -> EventColumns:
+    """Ordinary events (tag, seq) as columns."""
+    tags, seqs = [tag for tag, _ in events], [seq for _, seq in events]
+    ids = [part for deed in (deeds or [1] * len(events)) for part in (deed, 2)]
+    fields: dict[str, Any] = {
+        "tags": tags,
+        "seqs": seqs,
+        "ids": ids,
+        "features": [0.5, -1.0] * len(events),
+        "values": [0.5] * len(events),
+    }
+    return EventColumns(**{**fields, **more})
