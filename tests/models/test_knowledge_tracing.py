@@ -75,7 +75,7 @@ def test_unroll_is_the_served_steps() -> None:
 
 
 def test_unrolled_loss_reaches_what_only_the_step_uses() -> None:
-    model = random_model(2).requires_grad_(True)
+    model = random_model(2).train().requires_grad_(True)
     generator = torch.Generator().manual_seed(2)
     ids_TB2 = torch.stack([draw_batch(model.observation, 4, generator).ids_BK for _ in range(3)])
     _, logit_TB = unroll(model, model.initial_S.repeat(4, 1), ids_TB2, torch.ones(3, 4), torch.ones(3, 4))
@@ -83,6 +83,18 @@ def test_unrolled_loss_reaches_what_only_the_step_uses() -> None:
     for parameter in (model.rate_S, model.decay_logit_S, model.initial_S, model.rest_S):
         assert parameter.grad is not None
         assert bool(parameter.grad.any())
+
+
+def test_folded_reads_as_the_embeddings_do_and_follows_new_weights() -> None:
+    model, generator = random_model(3), torch.Generator().manual_seed(3)
+    ids_BK = draw_batch(model.observation, 64, generator).ids_BK
+    folded = model.read(ids_BK)
+    for served, trained in zip(folded, model.train().read(ids_BK), strict=True):
+        torch.testing.assert_close(served, trained, atol=1e-5, rtol=1e-5)
+    model.eval().load_state_dict(random_model(4).state_dict())
+    for served, trained in zip(model.read(ids_BK), random_model(4).train().read(ids_BK), strict=True):
+        torch.testing.assert_close(served, trained, atol=1e-5, rtol=1e-5)
+    assert not torch.equal(model.read(ids_BK).direction_BS, folded.direction_BS)
 
 
 def test_initialised_by_seed() -> None:

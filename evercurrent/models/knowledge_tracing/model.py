@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,15 @@ class Answer(NamedTuple):
     hidden_BH: Tensor
     gate_BS: Tensor
     logit_B: Tensor
+
+
+class Folded(NamedTuple):
+    """What the weights alone say, computed once for serving: the reader is linear, so each item and each skill has its
+    own part of a reading, bias included, and a reading is the sum of two rows."""
+
+    item_IR: Tensor
+    skill_KR: Tensor
+    decay_S: Tensor
 
 
 class KnowledgeTracing(Model):
@@ -83,6 +92,19 @@ class KnowledgeTracing(Model):
         self.decay_logit_S = nn.Parameter(torch.linspace(_LOG_DECAY_SLOW, _LOG_DECAY_FAST, state_size))
         self.initial_S = nn.Parameter(torch.zeros(state_size))
         self.rest_S = nn.Parameter(torch.zeros(state_size))
+        self._folded: Folded | None = None
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch has it; what was folded of the old weights is folded anew."""
+        keys = super().load_state_dict(*args, **kwargs)
+        self.train(self.training)
+        return keys
+
+    def train(self, mode: bool = True) -> Self:
+        """Weights may change in training mode only; leaving it folds them for serving."""
+        super().train(mode)
+        self._folded = None if mode else self._fold()
+        return self
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draws untrained weights: random skills, and some coordinates that count for every item as ability does."""
@@ -123,27 +145,36 @@ class KnowledgeTracing(Model):
         slope_BS = self.slope(answer, reading)
         has_B1 = batch.has_outcome_B.to(state_BD.dtype).unsqueeze(1)
         ascent_BS = reading.practice_B.unsqueeze(1) * slope_BS * has_B1 - gradient_BD
-        return self._moved(state_BD, answer.gate_BS, ascent_BS, self.decay_logit_S.sigmoid() * has_B1)
+        return self._moved(state_BD, answer.gate_BS, ascent_BS, self._decay_S() * has_B1)
 
     @torch.no_grad()
     def update(self, state_BD: Tensor, batch: Batch) -> Update:
         """As `Model.update`, with the gradient written out."""
-        has_B = batch.has_outcome_B.to(state_BD.dtype)
         reading = self.read(batch.ids_BK)
         answer = self.answer(state_BD, reading)
         probability_B = answer.logit_B.sigmoid()
-        residual_B = (batch.outcome - probability_B) * has_B
+        residual_B = batch.outcome - probability_B
+        loss_B = functional.binary_cross_entropy_with_logits(answer.logit_B, batch.outcome, reduction="none")
         slope_BS = self.slope(answer, reading)
+        if batch.has_outcome_B.all():
+            has_B = None
+        else:
+            has_B = batch.has_outcome_B.to(state_BD.dtype)
+            residual_B, loss_B = residual_B * has_B, loss_B * has_B
         return Update(
             state_BD=self.step(state_BD, reading, answer, slope_BS, residual_B, has_B),
             prediction_BP=probability_B.unsqueeze(1),
-            loss_B=functional.binary_cross_entropy_with_logits(answer.logit_B, batch.outcome, reduction="none") * has_B,
+            loss_B=loss_B,
             gradient_norm_B=torch.linalg.vector_norm(slope_BS, dim=1) * residual_B.abs(),
         )
 
     def read(self, ids_BK: Tensor) -> Reading:
         """Everything that depends on the ids alone."""
         item_B, skill_B = ids_BK.unbind(1)
+        if self._folded is not None:
+            parts_BR = self._folded.item_IR.index_select(0, item_B) + self._folded.skill_KR.index_select(0, skill_B)
+            direction_BS, offset_BG, bias_B1, practice_B1 = parts_BR.split_with_sizes(self._widths, 1)
+            return Reading(direction_BS, offset_BG, bias_B1[:, 0], practice_B1[:, 0])
         embedding_BE = self.item_table.index_select(0, item_B) + self.skill_table.index_select(0, skill_B)
         parts_BR = torch.addmm(self.reader_bias_R, embedding_BE[:, :-1], self.reader_weight_ER)
         direction_BS, offset_BG, bias_B1, practice_B1 = parts_BR.split_with_sizes(self._widths, 1)
@@ -158,16 +189,37 @@ class KnowledgeTracing(Model):
 
     def slope(self, answer: Answer, reading: Reading) -> Tensor:
         """The derivative [B, S] of each log-odds by its own row."""
-        bend_BH = (answer.hidden_BH - answer.hidden_BH.square()) * self.hidden_weight_H
+        bend_BH = torch.addcmul(answer.hidden_BH, answer.hidden_BH, answer.hidden_BH, value=-1.0) * self.hidden_weight_H
         return torch.addmm(reading.direction_BS, bend_BH, self.state_weight_SG[:, : self.hidden_size].t())
 
     def step(
-        self, state_BS: Tensor, reading: Reading, answer: Answer, slope_BS: Tensor, residual_B: Tensor, has_B: Tensor
+        self,
+        state_BS: Tensor,
+        reading: Reading,
+        answer: Answer,
+        slope_BS: Tensor,
+        residual_B: Tensor,
+        has_B: Tensor | None,
     ) -> Tensor:
-        """The rows after an answer whose outcome was `residual_B` above its prediction. Rows without one stay."""
+        """The rows after an answer whose outcome was `residual_B` above its prediction. Rows without one (`has_B` 0;
+        None says that all have one) stay."""
+        decay_S = self._decay_S()
+        if has_B is None:
+            ascent_B = residual_B + reading.practice_B
+            return self._moved(state_BS, answer.gate_BS, slope_BS * ascent_B.unsqueeze(1), decay_S)
         ascent_B = torch.addcmul(residual_B, reading.practice_B, has_B)
-        decay_BS = self.decay_logit_S.sigmoid() * has_B.unsqueeze(1)
+        decay_BS = decay_S * has_B.unsqueeze(1)
         return self._moved(state_BS, answer.gate_BS, slope_BS * ascent_B.unsqueeze(1), decay_BS)
+
+    @torch.no_grad()
+    def _fold(self) -> Folded:
+        item_IR, skill_KR = (table[:, :-1] @ self.reader_weight_ER for table in (self.item_table, self.skill_table))
+        item_IR[:, -2] += self.item_table[:, -1]
+        skill_KR[:, -2] += self.skill_table[:, -1]
+        return Folded(item_IR, skill_KR + self.reader_bias_R, self.decay_logit_S.sigmoid())
+
+    def _decay_S(self) -> Tensor:
+        return self.decay_logit_S.sigmoid() if self._folded is None else self._folded.decay_S
 
     def _moved(self, state_BS: Tensor, gate_BS: Tensor, ascent_BS: Tensor, decay_BS: Tensor) -> Tensor:
         return torch.addcmul(torch.lerp(state_BS, self.rest_S, decay_BS), gate_BS * self.rate_S, ascent_BS)
