@@ -26,6 +26,9 @@ from router.session_stream import unix_us
 User = tuple[str, str, str]
 """User id, namespace, session id."""
 
+Packed = tuple[bytes, int, pb.Rejection | None]
+"""Packed events, how many, and the refusal of one that is invalid and consumes its seq all the same."""
+
 Reply = pb.ObservationResult | pb.QueryResult
 
 BAD_REQUEST = frozenset(
@@ -36,6 +39,7 @@ BAD_REQUEST = frozenset(
         pb.REASON_FEATURE_NOT_FINITE,
         pb.REASON_OUTCOME,
         pb.REASON_EVENT_TIME,
+        pb.REASON_TOO_LARGE,
         pb.REASON_CANDIDATES,
         pb.REASON_SEQ_GAP,
         pb.REASON_DEADLINE,
@@ -61,9 +65,17 @@ async def observe(core: RoutingCore, request: ObserveRequest, time_left_s: float
     session_id = checked_session_id(request.session_id, "session_id") if request.session_id else ""
     if time_left_s is not None:
         observation.timeout_ms = _sooner_ms(observation.timeout_ms, time_left_s)
+
+    def pack(packer: Packer, sid: int, stamp_us: int) -> Packed:
+        try:
+            return packer.observation(sid, observation, stamp_us, unix_us()), 1, None
+        except Refused as error:
+            if not session_id:
+                raise
+            return packer.refusal(sid, observation.seq, stamp_us), 1, error.rejection
+
     reply = await _Call(core, request.timings, "observation.").run(
-        (request.user_id, request.namespace, session_id),
-        lambda packer, sid, stamp_us: (packer.observation(sid, observation, stamp_us, unix_us()), 1),
+        (request.user_id, request.namespace, session_id), pack
     )
     assert isinstance(reply, pb.ObservationResult)
     return reply
@@ -84,7 +96,7 @@ async def predict(core: RoutingCore, request: PredictRequest, time_left_s: float
     num_candidates = len(query.candidates)
     reply = await _Call(core, request.timings, "query.", num_candidates).run(
         (request.user_id, request.namespace, ""),
-        lambda packer, sid, stamp_us: (packer.query(sid, query, stamp_us, unix_us()), num_candidates),
+        lambda packer, sid, stamp_us: (packer.query(sid, query, stamp_us, unix_us()), num_candidates, None),
     )
     assert isinstance(reply, pb.QueryResult)
     return reply
@@ -121,17 +133,17 @@ class _Call:
     def stop(self, why: pb.Rejection) -> None:
         self._fail(why)
 
-    async def run(self, user: User, pack: Callable[[Packer, int, int], tuple[bytes, int]]) -> Reply:
+    async def run(self, user: User, pack: Callable[[Packer, int, int], Packed]) -> Reply:
         """Open, send, wait for the reply, close. The close is sent however this ends."""
         feed = self._core.add_feed(self)
         try:
             sid = self._core.open(feed, 0, *user)
             self._sids.append(sid)
             try:
-                event, num_events = pack(Packer(self._core.layout), sid, self._core.clock_us())
+                packed = pack(Packer(self._core.layout), sid, self._core.clock_us())
             except Refused as error:
                 raise Refused(self._prefixed(error.rejection)) from None
-            self._core.send(sid, event, num_events)
+            self._core.send(sid, *packed)
             return await self._reply
         finally:
             self._core.remove_feed(feed, self._sids)

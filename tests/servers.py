@@ -99,8 +99,10 @@ async def running_worker(engine: Engine, name: str, address: str = "127.0.0.1:0"
 
 
 @asynccontextmanager
-async def running_router(addresses: dict[str, str], settings: RouterSettings) -> AsyncIterator[tuple[str, RoutingCore]]:
-    """A router that has reached its workers; its address and its core."""
+async def running_router(
+    addresses: dict[str, str], settings: RouterSettings, wait_linked: bool = True
+) -> AsyncIterator[tuple[str, RoutingCore]]:
+    """A router, that has reached its workers if not told otherwise; its address and its core."""
     core = RoutingCore(
         build_ring(list(addresses)),
         addresses,
@@ -114,7 +116,7 @@ async def running_router(addresses: dict[str, str], settings: RouterSettings) ->
     linked = [asyncio.Event() for _ in core.links]
     async with running(*(keep_link(core, worker, settings.name, event) for worker, event in enumerate(linked))):
         try:
-            for event in linked:
+            for event in linked if wait_linked else ():
                 await event.wait()
             yield bound, core
         finally:
