@@ -99,11 +99,13 @@ def test_folded_reads_as_the_embeddings_do_and_follows_new_weights() -> None:
 
 def test_initialised_by_seed() -> None:
     first, again, other = (KnowledgeTracing(num_items=5, num_skills=3) for _ in range(3))
-    for model, seed in ((first, 1), (again, 1), (other, 2)):
+    for model, seed in ((first, 1), (again, 1), (other.eval(), 2)):
         model.initialise(torch.Generator().manual_seed(seed))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert not torch.equal(first.state_weight_SG, other.state_weight_SG)
     assert not first.skill_table[UNKNOWN].any()
+    ids_BK = torch.tensor([[1, 2]])
+    torch.testing.assert_close(other.read(ids_BK).direction_BS, other.train().read(ids_BK).direction_BS)
 
 
 def test_state_is_32_floats_and_shipped_weights_are_small() -> None:

@@ -57,6 +57,15 @@ def test_training_improves_on_untrained_weights(log: EventLog, tmp_path: Path) -
     assert metrics["seed"] == 3
 
 
+def test_held_out_scores_are_those_of_the_saved_model(log: EventLog, tmp_path: Path) -> None:
+    """What the epoch was chosen by is what is served: the same learners, replayed by the loaded weights."""
+    trained = train(log, tmp_path, seed=3, settings=QUICK)
+    held_out = split_users(log, test_fraction=QUICK.validation_fraction, seed=3)[1]
+    scores = replay(load_model("knowledge-tracing", trained.weights), held_out).scores()
+    assert trained.validation.log_loss_continuous == pytest.approx(scores.log_loss_continuous, abs=1e-5)
+    assert trained.validation.auc_batch == pytest.approx(scores.auc_batch, abs=1e-4)
+
+
 def test_same_seed_same_weights(log: EventLog, tmp_path: Path) -> None:
     settings = TrainerSettings(epochs_max=1, batch_users=64)
     first, again, other = (train(log, tmp_path, seed=seed, settings=settings).model for seed in (4, 4, 5))

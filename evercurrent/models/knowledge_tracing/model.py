@@ -116,6 +116,7 @@ class KnowledgeTracing(Model):
             self.reader_bias_R[: state_size : max(1, state_size // _NUM_ABILITY)] = 1.0
             self.state_weight_SG.normal_(0.0, 0.1, generator=generator)
             self.hidden_weight_H.normal_(0.0, 0.1, generator=generator)
+        self.train(self.training)
 
     def config(self) -> dict[str, object]:
         num_items, num_skills = (field.size for field in self.observation.ids)

@@ -230,9 +230,10 @@ def unroll(
 
 
 def _copied(model: KnowledgeTracing) -> KnowledgeTracing:
+    """A copy to average into. It stays in training mode: its weights move, so nothing of them may be folded."""
     copied = KnowledgeTracing(**model.config())  # type: ignore[arg-type]
     copied.load_state_dict(model.state_dict())
-    return copied.eval().requires_grad_(False)
+    return copied.requires_grad_(False)
 
 
 def _copied_weights(model: KnowledgeTracing) -> dict[str, Tensor]:
