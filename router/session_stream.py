@@ -106,14 +106,20 @@ class SessionStream:
             self._core.remove_feed(self._feed, self._sids)
 
     async def _read(self, context: grpc.aio.ServicerContext) -> None:
-        session_max = self._core.session_max
         while (raw := await context.read()) is not grpc.aio.EOF:
             try:
                 self._take(raw)
             except Refused as error:
                 self._say(SessionResponse(rejected=error.rejection))
-            while self._num_pending >= session_max:
+            while self._is_full():
                 await self._wait_written()
+
+    def _is_full(self) -> bool:
+        """Whether so many requests, or events (a query has one a candidate), are unanswered that no more is read."""
+        session_max = self._core.session_max
+        return self._num_pending >= session_max or (
+            bool(self._sids) and self._core.sessions.num_in_flight.item(self._sids[0]) >= session_max
+        )
 
     async def _write(self, context: grpc.aio.ServicerContext) -> None:
         while True:

@@ -178,10 +178,10 @@ class SessionTable:
             return None
         if room <= 0:
             return overloaded("the worker's queue is full")
-        if kind == EVENT_KIND_QUERY:
-            return None
         if self.num_in_flight[sid] >= session_max:
             return overloaded(f"the session has {session_max} events in flight")
+        if kind == EVENT_KIND_QUERY:
+            return None
         if kind == EVENT_KIND_SKIP:
             return None if seq <= SEQ_MAX else too_far(seq, "seq")
         return None if seq == self.next_seq[sid] else self.judge_seq(sid, seq)
