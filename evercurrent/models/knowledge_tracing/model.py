@@ -214,10 +214,13 @@ class KnowledgeTracing(Model):
 
     @torch.no_grad()
     def _fold(self) -> Folded:
-        item_IR, skill_KR = (table[:, :-1] @ self.reader_weight_ER for table in (self.item_table, self.skill_table))
+        """In double precision: rounded once, so that workers with other numbers of threads serve the same bits."""
+        weight_ER = self.reader_weight_ER.double()
+        item_IR, skill_KR = (table.double()[:, :-1] @ weight_ER for table in (self.item_table, self.skill_table))
         item_IR[:, -2] += self.item_table[:, -1]
         skill_KR[:, -2] += self.skill_table[:, -1]
-        return Folded(item_IR, skill_KR + self.reader_bias_R, self.decay_logit_S.sigmoid())
+        skill_KR += self.reader_bias_R
+        return Folded(item_IR.float(), skill_KR.float(), self.decay_logit_S.sigmoid())
 
     def _decay_S(self) -> Tensor:
         return self.decay_logit_S.sigmoid() if self._folded is None else self._folded.decay_S
