@@ -30,7 +30,7 @@ class Guard:
         loss_B = update.loss_B.detach().numpy()
         norm_B = update.gradient_norm_B.detach().numpy()
         state_abs_B = np.abs(update.state_BD.detach().numpy()).max(axis=1)
-        if self.allows(float(loss_B.sum()), float(norm_B.max()), float(state_abs_B.max())):
+        if self.allows(float(np.abs(loss_B).max()), float(norm_B.max()), float(state_abs_B.max())):
             return {}
         return {
             row: self._refusal(*values)

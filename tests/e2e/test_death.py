@@ -47,19 +47,19 @@ async def service_of(cluster: Cluster) -> AsyncIterator[Service]:
 async def restarted(cluster: Cluster, name: str) -> AsyncIterator[None]:
     """The worker, again at its address."""
     command = [sys.executable, "-P", "-m", "evercurrent.cli", "worker", f"--name={name}", f"--model={MODEL}"]
-    process = subprocess.Popen(
-        [*command, f"--address={cluster.workers[name]}", f"--search-path={SEARCH_PATH}"],
+    process = await asyncio.create_subprocess_exec(
+        *(*command, f"--address={cluster.workers[name]}", f"--search-path={SEARCH_PATH}"),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        text=True,
     )
-    with process:
-        try:
-            assert process.stdout is not None
-            assert await asyncio.to_thread(process.stdout.readline) == f"ready worker {name} {cluster.workers[name]}\n"
-            yield
-        finally:
-            process.terminate()
+    try:
+        assert process.stdout is not None
+        ready = (await process.stdout.readline()).decode()
+        assert ready == f"ready worker {name} {cluster.workers[name]}\n"
+        yield
+    finally:
+        process.terminate()
+        assert await process.wait() == 0
 
 
 async def until_state(service: Service, name: str, state: admin_pb2.WorkerState) -> None:
@@ -107,18 +107,3 @@ async def test_a_killed_worker_is_told_to_its_users_alone_and_comes_back(cluster
             assert await again.finish() == await kept.finish() == await frames.finish() == []
             await until_state(service, "worker-1", admin_pb2.WORKER_STATE_UP)
         await until_state(service, "worker-1", admin_pb2.WORKER_STATE_DOWN)
-
-
-async def test_a_stock_client_calls_by_reflection(cluster: Cluster) -> None:
-    buf = Path(sys.executable).with_name("buf")
-    url = f"http://{cluster.address}/evercurrent.v1.SessionService/Observe"
-    process = await asyncio.create_subprocess_exec(
-        *(buf, "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--data"),
-        '{"userId": "ann", "observation": {"ids": [1, 2], "features": [0, 1], "value": 0.5}}',
-        url,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    out, errors = await process.communicate()
-    assert process.returncode == 0, errors.decode()
-    assert '"status":"STATUS_APPLIED"' in out.decode().replace(" ", "")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -256,3 +261,18 @@ async def test_health_and_reflection_answer(service: Service) -> None:
     await reflect.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol="evercurrent.v1.SessionService"))
     assert (await reflect.read()).HasField("file_descriptor_response")
     reflect.cancel()
+
+
+async def test_a_stock_client_calls_by_reflection(service: Service) -> None:
+    buf = Path(sys.executable).with_name("buf")
+    url = f"http://{service.address}/evercurrent.v1.SessionService/Observe"
+    process = await asyncio.create_subprocess_exec(
+        *(buf, "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--data"),
+        '{"userId": "ann", "observation": {"ids": [1, 2], "features": [0, 1], "value": 0.5}}',
+        url,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+    assert json.loads(out)["result"]["status"] == "STATUS_APPLIED"
