@@ -1,0 +1,140 @@
+"""Admission of a frame against a twin that judges one event at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evercurrent.v1 import observation_pb2 as pb
+from evercurrent.v1.columns_pb2 import (
+    EVENT_KIND_CLOSE,
+    EVENT_KIND_NO_OUTCOME,
+    EVENT_KIND_OBSERVATION,
+    EVENT_KIND_QUERY,
+    EVENT_KIND_SKIP,
+)
+from router.sessions import ACTIVE, CLOSING, SEQ_MAX, SessionTable
+
+EVENTS = np.dtype([("seq", "<u8"), ("kind", "u1")])
+NUM_SESSIONS = 5
+NUM_WORKERS = 2
+
+
+@dataclass
+class TwinSession:
+    """One session of the twin."""
+
+    worker: int
+    resumed_at: int
+    next_seq: int
+    num_in_flight: int = 0
+    closing: bool = False
+
+
+@dataclass
+class TwinTable:
+    """One event at a time."""
+
+    sessions: list[TwinSession] = field(default_factory=list)
+
+    def admit(self, sid: int, kind: int, seq: int, room: list[int], session_max: int) -> int | None:
+        """None if it goes on, else a reason; -1 for a duplicate."""
+        session = self.sessions[sid]
+        if session.closing:
+            return pb.REASON_TAG
+        if kind == EVENT_KIND_CLOSE:
+            session.closing = True
+        elif room[session.worker] <= 0 or session.num_in_flight >= session_max:
+            return pb.REASON_OVERLOADED
+        elif kind == EVENT_KIND_SKIP:
+            if seq > SEQ_MAX:
+                return pb.REASON_SEQ_GAP
+            if seq < session.next_seq:
+                return -1
+            session.next_seq = seq + 1
+        elif kind != EVENT_KIND_QUERY:
+            if 0 < seq <= session.resumed_at:
+                return -1
+            if seq != session.next_seq:
+                return pb.REASON_SEQ_GAP if seq > session.next_seq else pb.REASON_SEQ_REGRESSION
+            session.next_seq += 1
+        room[session.worker] -= 1
+        session.num_in_flight += 1
+        return None
+
+
+kinds = st.sampled_from(
+    [EVENT_KIND_OBSERVATION] * 6 + [EVENT_KIND_NO_OUTCOME, EVENT_KIND_QUERY, EVENT_KIND_SKIP, EVENT_KIND_CLOSE]
+)
+offsets = st.sampled_from([0] * 8 + [-1, 1, -3])
+events = st.lists(st.tuples(st.integers(0, NUM_SESSIONS - 1), kinds, offsets), min_size=1, max_size=14)
+plain = st.lists(
+    st.tuples(st.integers(0, NUM_SESSIONS - 1), st.just(EVENT_KIND_OBSERVATION), st.just(0)),
+    min_size=1,
+    max_size=NUM_SESSIONS,
+    unique_by=lambda event: event[0],
+)
+
+
+@given(
+    frames=st.lists(st.one_of(events, plain), min_size=1, max_size=6),
+    resumed=st.lists(st.integers(0, 4), min_size=NUM_SESSIONS, max_size=NUM_SESSIONS),
+    room=st.integers(0, 30),
+    session_max=st.integers(1, 8),
+    answered=st.lists(st.booleans(), min_size=6, max_size=6),
+)
+def test_frames_are_admitted_as_one_event_after_the_other(
+    frames: list[list[tuple[int, int, int]]],
+    resumed: list[int],
+    room: int,
+    session_max: int,
+    answered: list[bool],
+) -> None:
+    table, twin = SessionTable(capacity=2), TwinTable()
+    for sid, applied_seq in enumerate(resumed):
+        assert table.allocate(feed=1, worker=sid % NUM_WORKERS, tag=sid) == sid
+        table.activate(sid, applied_seq)
+        twin.sessions.append(TwinSession(sid % NUM_WORKERS, applied_seq, applied_seq + 1))
+    left = [room] * NUM_WORKERS
+    for frame, all_answered in zip(frames, answered, strict=False):
+        records = np.zeros(len(frame), EVENTS)
+        before = np.array(left)
+        expected = []
+        for index, (sid, kind, offset) in enumerate(frame):
+            seq = max(0, twin.sessions[sid].next_seq + offset)
+            if kind == EVENT_KIND_SKIP and offset == -3:
+                seq = SEQ_MAX + 1
+            records[index] = (seq, kind)
+            expected.append(twin.admit(sid, kind, seq, left, session_max))
+        sids = np.array([sid for sid, _, _ in frame], np.int32)
+        admission = table.admit(sids, records, before, session_max)
+        assert admission.accepted.tolist() == [why is None for why in expected]
+        assert list(admission.duplicates) == [index for index, why in enumerate(expected) if why == -1]
+        assert {index: why.reason for index, why in admission.refused.items()} == {
+            index: why for index, why in enumerate(expected) if why not in (None, -1)
+        }
+        for sid, session in enumerate(twin.sessions):
+            assert int(table.next_seq[sid]) == session.next_seq
+            assert int(table.num_in_flight[sid]) == session.num_in_flight
+            assert int(table.state[sid]) == (CLOSING if session.closing else ACTIVE)
+        if all_answered:
+            table.num_in_flight[:] = 0
+            left = [room] * NUM_WORKERS
+            for session in twin.sessions:
+                session.num_in_flight = 0
+
+
+def test_a_freed_sid_starts_anew() -> None:
+    table = SessionTable(capacity=1)
+    first = table.allocate(feed=1, worker=0, tag=3)
+    table.activate(first, 41)
+    assert table.judge_seq(first, 41) is None
+    table.free(first)
+    again = table.allocate(feed=2, worker=1, tag=4)
+    assert again == first
+    assert (int(table.next_seq[again]), int(table.resumed_at[again]), len(table)) == (1, 0, 1)
+    assert table.of_worker(0).tolist() == []
+    assert table.of_worker(1).tolist() == [again]
