@@ -9,9 +9,11 @@ the status that STATUSES gives, with ErrorInfo, BadRequest and RetryInfo details
 
 from __future__ import annotations
 
+import asyncio
 from typing import NoReturn, Protocol
 
 import grpc
+import grpc.aio
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
@@ -56,7 +58,14 @@ def refused(reason: pb.Reason, field: str, message: str, retry_after_ms: int = 0
 
 
 def sole_refusal(group: BaseExceptionGroup[BaseException]) -> Refused:
-    """The refusal that ended a group of tasks. Raises the group again if it holds anything else."""
+    """The refusal that ended a stream's group of tasks. Raises the group again if it holds anything else.
+
+    Raises:
+        CancelledError: the peer was gone when it was written to; gRPC is about to cancel the call for that reason.
+    """
+    gone, others = group.split(grpc.aio.InternalError)
+    if gone is not None and others is None:
+        raise asyncio.CancelledError from group
     refusals, rest = group.split(Refused)
     if refusals is None or rest is not None:
         raise group

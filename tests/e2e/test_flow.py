@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import grpc
 import pytest
@@ -67,7 +68,7 @@ async def abort_exchange(service: Service, number: int) -> None:
     frames.call.cancel()
 
 
-async def test_a_thousand_aborted_streams_leave_nothing(service: Service) -> None:
+async def test_a_thousand_aborted_streams_leave_nothing(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     for start in range(0, NUM_ABORTED // 2, AT_ONCE):
         numbers = range(start, start + AT_ONCE)
         await asyncio.gather(
@@ -79,6 +80,7 @@ async def test_a_thousand_aborted_streams_leave_nothing(service: Service) -> Non
         learned = [key for key in engine.slab if engine.slab.version[engine.slab.find(key)] > 0]
         assert sorted(engine.slab) == sorted(learned)
     assert service.row_bytes("session-0") == b""
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
     survivor = await Conversation.opened(service, "session-3")
     assert (await survivor.observe(1)).status == pb.STATUS_APPLIED
 
@@ -123,6 +125,19 @@ async def test_a_backend_that_does_not_read_holds_up_nobody_and_loses_nothing() 
         await flooding
         assert {one.status for one in told} == {pb.STATUS_APPLIED}
         assert [one.seq for one in told if one.tag == 7] == list(range(1, num_frames + 1))
+
+
+async def test_who_goes_while_written_to_leaves_nothing_but_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    async with running_service(channel_options=SMALL_WINDOW) as service:
+        going = [await Conversation.opened(service, f"user-{number}") for number in range(20)]
+        for conversation in going:
+            for number in range(100):
+                await conversation.send(query=query(number, 100))
+        await service.until(lambda: not service.engines["worker-0"].num_waiting)
+        for conversation in going:
+            conversation.call.cancel()
+        await service.until(lambda: is_clean(service))
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_one_sessions_queries_leave_room_for_others() -> None:
