@@ -29,7 +29,7 @@ from evercurrent.models.knowledge_tracing.data import log_name
 from evercurrent.models.loading import load_model
 
 # Read before any test begins: tests run without the variables that are settings of ours by their prefix.
-DATA = os.environ.get("EVERCURRENT_DATA")
+DATA = os.environ.get("EVENT_LOGS_DIR")
 QUICK = TrainerSettings(epochs_max=6, batch_users=32, window_events=20)
 TEST_USERS = frozenset(f"learner-1-{user}" for user in range(0, 160, 8))
 
@@ -118,7 +118,7 @@ def test_log_of_one_user_cannot_be_split(log: EventLog, tmp_path: Path) -> None:
         train(log.of_users([0]), tmp_path)
 
 
-@pytest.mark.skipif(not DATA, reason="EVERCURRENT_DATA is unset: give the folder that holds assist2009_clean.csv.gz")
+@pytest.mark.skipif(not DATA, reason="EVENT_LOGS_DIR is unset: give the folder that holds assist2009_clean.csv.gz")
 def test_real_log(tmp_path: Path) -> None:
     """One epoch of a real log already beats the item means (AUC .689), and continuous beats batch."""
     path = Path(DATA or "") / "assist2009_clean.csv.gz"
