@@ -195,7 +195,7 @@ NOT_THERE = frozenset({Verdict.NO_SUCH_KEY})
 
 @dataclass(slots=True)
 class _Call:
-    """A call over its attempts. `none_if`: verdicts that settle it as None. `in_doubt`: one attempt may have written."""
+    """A call over its attempts. `none_if`: verdicts that settle it as None. `in_doubt`: it may have written."""
 
     what: str
     writes: bool = False

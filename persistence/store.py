@@ -49,7 +49,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some objects in ascending order of their keys' bytes. `more`: there are others after the last of these."""
+    """Some objects, in the store's order. `more`: there are others after the last of these."""
 
     entries: tuple[Entry, ...]
     more: bool
@@ -81,8 +81,10 @@ class ObjectStore(Protocol):
     async def list(
         self, prefix: str = "", *, after: str = "", limit: int = PAGE_KEYS_MAX, timeout_s: float | None = None
     ) -> Page:
-        """At most `limit` (1 to PAGE_KEYS_MAX) objects whose keys begin with `prefix` and sort after `after`.
+        """At most `limit` (1 to PAGE_KEYS_MAX) objects whose keys begin with `prefix` and come after the key `after`.
 
+        The keys of one folder ascend by their bytes; the folders themselves come in an order that is fixed but the
+        store's own, where the name of one begins another's (`a/` and `a.b/`: S3 sorts whole keys, SeaweedFS folders).
         Pages of one listing are not one snapshot: what is written meanwhile may or may not be seen.
         """
         ...

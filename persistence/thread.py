@@ -200,7 +200,7 @@ class _Home:
 
 
 def _settle(result: Future[T], task: asyncio.Task[T]) -> None:
-    """Hand the end of a task to who waits for it. A task cancelled by us, not by who waits, is no cancellation there."""
+    """Hand the end of a task to who waits for it. A task that we cancelled is no cancellation over there."""
     if not result.set_running_or_notify_cancel():
         return
     if task.cancelled():
