@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -132,7 +132,6 @@ async def running_service(
     residents_max: int = RESIDENTS_MAX,
     clock_us: Clock = monotonic_us,
     settings: RouterSettings | None = None,
-    channel_options: Sequence[tuple[str, int]] = (),
 ) -> AsyncIterator[Service]:
     """A router with workers, and a channel to it."""
     engines = {
@@ -144,5 +143,5 @@ async def running_service(
             name: await stack.enter_async_context(running_worker(engine, name)) for name, engine in engines.items()
         }
         address, core = await stack.enter_async_context(running_router(addresses, settings or RouterSettings()))
-        channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options=list(channel_options)))
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
         yield Service(address, core, engines, channel)

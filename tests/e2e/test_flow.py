@@ -13,16 +13,18 @@ from evercurrent.settings import RouterSettings
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import EVENT_KIND_QUERY
 from evercurrent.v1.session_pb2 import ObserveRequest, TagOpen
+from router.exchange_stream import ExchangeStream
 from router.requests import CANDIDATES_MAX
+from router.session_stream import SessionStream
 from tests.e2e.conversation import Conversation, Frames, columns, observation, query
 from tests.servers import RESIDENTS_MAX, Service, running_router, running_service, running_worker
-from tests.toys import Counting
+from tests.toys import Counting, Wide
 from worker.engine import Engine
 
 NUM_ABORTED = 1000
 AT_ONCE = 100
-SMALL_WINDOW = [("grpc.http2.bdp_probe", 0)]
-"""A channel that takes 64 KiB ahead of its reader and no more."""
+NUM_FLOODING = 1600
+"""Replies of `Wide` that no connection takes ahead of its reader: 25 MiB."""
 
 
 def is_clean(service: Service) -> bool:
@@ -36,6 +38,12 @@ def is_clean(service: Service) -> bool:
             for engine in service.engines.values()
         )
     )
+
+
+def num_unanswered(service: Service) -> int:
+    """Requests or events of the fullest stream whose answers are not written."""
+    streams = (feed for feed in service.core._feeds.values() if isinstance(feed, SessionStream | ExchangeStream))
+    return max(stream._num_pending for stream in streams)
 
 
 async def abort_session(service: Service, number: int) -> None:
@@ -86,53 +94,53 @@ async def test_a_thousand_aborted_streams_leave_nothing(service: Service, caplog
 
 
 async def test_a_client_that_does_not_read_holds_up_nobody_and_loses_nothing() -> None:
-    async with running_service(channel_options=SMALL_WINDOW) as service:
+    bounds = RouterSettings(in_flight_session_max=64)
+    async with running_service(Wide, settings=bounds) as service:
         slow, other = await Conversation.opened(service, "slow"), await Conversation.opened(service, "other")
-        num_queries, num_candidates = 1000, 100
 
         async def flood() -> None:
-            for number in range(num_queries):
-                await slow.send(query=query(number, num_candidates))
+            for seq in range(1, NUM_FLOODING + 1):
+                await slow.send(observation=observation(seq))
 
         flooding = asyncio.create_task(flood())
-        for seq in range(1, 101):
+        await service.until(lambda: num_unanswered(service) >= bounds.in_flight_session_max)
+        for seq in range(1, 51):
             assert (await other.observe(seq)).status == pb.STATUS_APPLIED
-        assert not flooding.done()
-        answers = [(await slow.reply()).query_result for _ in range(num_queries)]
+            assert num_unanswered(service) <= bounds.in_flight_session_max
+        results = [(await slow.reply()).result for _ in range(NUM_FLOODING)]
         await flooding
-        assert [answer.query_id for answer in answers] == list(range(num_queries))
-        assert {(answer.status, len(answer.predictions)) for answer in answers} == {
-            (pb.STATUS_ANSWERED, 2 * num_candidates)
-        }
+        assert [result.version for result in results] == list(range(1, NUM_FLOODING + 1))
 
 
 async def test_a_backend_that_does_not_read_holds_up_nobody_and_loses_nothing() -> None:
-    bounds = RouterSettings(in_flight_exchange_max=512, in_flight_session_max=64, frame_events_max=256)
-    async with running_service(settings=bounds, channel_options=SMALL_WINDOW) as service:
-        slow = await Frames.opened(service, **{f"u{tag}": f"slow-{tag}" for tag in range(50)})
+    bounds = RouterSettings(in_flight_exchange_max=64, in_flight_session_max=64, frame_events_max=64)
+    num_tags = 8
+    async with running_service(Wide, settings=bounds) as service:
+        slow = await Frames.opened(service, **{f"u{tag}": f"slow-{tag}" for tag in range(num_tags)})
         other = await Conversation.opened(service, "other")
-        num_frames = 800
 
         async def flood() -> None:
-            for seq in range(1, num_frames + 1):
-                await slow.send(columns(*[(tag, seq) for tag in range(50)]))
+            for seq in range(1, NUM_FLOODING // num_tags + 1):
+                await slow.send(columns(*[(tag, seq) for tag in range(num_tags)]))
 
         flooding = asyncio.create_task(flood())
-        for seq in range(1, 101):
+        await service.until(lambda: num_unanswered(service) >= bounds.in_flight_exchange_max)
+        for seq in range(1, 51):
             assert (await other.observe(seq)).status == pb.STATUS_APPLIED
-        assert not flooding.done()
-        told = await slow.answers(num_frames * 50)
+            assert num_unanswered(service) < bounds.in_flight_exchange_max + num_tags
+        told = await slow.answers(NUM_FLOODING)
         await flooding
         assert {one.status for one in told} == {pb.STATUS_APPLIED}
-        assert [one.seq for one in told if one.tag == 7] == list(range(1, num_frames + 1))
+        for tag in range(num_tags):
+            assert [one.seq for one in told if one.tag == tag] == list(range(1, NUM_FLOODING // num_tags + 1))
 
 
 async def test_who_goes_while_written_to_leaves_nothing_but_a_line(caplog: pytest.LogCaptureFixture) -> None:
-    async with running_service(channel_options=SMALL_WINDOW) as service:
+    async with running_service(Wide) as service:
         going = [await Conversation.opened(service, f"user-{number}") for number in range(20)]
         for conversation in going:
-            for number in range(100):
-                await conversation.send(query=query(number, 100))
+            for number in range(50):
+                await conversation.send(query=query(number, 2))
         await service.until(lambda: not service.engines["worker-0"].num_waiting)
         for conversation in going:
             conversation.call.cancel()

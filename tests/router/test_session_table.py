@@ -79,8 +79,13 @@ plain = st.lists(
 )
 
 
+repeated = st.lists(
+    st.tuples(st.integers(0, 1), st.just(EVENT_KIND_OBSERVATION), st.sampled_from([0, 0, -1])), min_size=2, max_size=3
+)
+
+
 @given(
-    frames=st.lists(st.one_of(events, plain), min_size=1, max_size=6),
+    frames=st.lists(st.one_of(events, plain, repeated), min_size=1, max_size=6),
     resumed=st.lists(st.integers(0, 4), min_size=NUM_SESSIONS, max_size=NUM_SESSIONS),
     room=st.integers(0, 30),
     session_max=st.integers(1, 8),
