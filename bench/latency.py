@@ -25,6 +25,7 @@ from bench.step import step_timer
 from bench.traffic import Traffic
 
 OPEN_LOOP_SESSIONS = 64
+STEP_IDLE_S = 0.001
 OPEN_LOOP_LEAD_NS = 5_000_000
 
 Latencies = NDArray[np.int64]
@@ -128,7 +129,7 @@ Target = tuple[grpc.aio.Channel, Traffic]
 
 async def _closed_loop(options: Options, watch: Watch, sizes: Sizes, service: Target, echo: Target) -> list[Metric]:
     timer = step_timer(MODEL_NAME, options.seed)
-    timer(sizes.warm_up_events)
+    timer(sizes.warm_up_events, 0.0)
     sessions = [
         await SessionArm.open(*service, "one", sizes),
         await SessionArm.open(*echo, "one", sizes),
@@ -136,14 +137,24 @@ async def _closed_loop(options: Options, watch: Watch, sizes: Sizes, service: Ta
     ]
 
     async def step() -> Latencies:
-        return timer(sizes.block_events)
+        return timer(sizes.block_events, 0.0)
 
-    arms: list[Arm[Latencies]] = [*sessions, step]
+    async def paced_step() -> Latencies:
+        return timer(sizes.block_events // 4, STEP_IDLE_S)
+
+    arms: list[Arm[Latencies]] = [*sessions, step, paced_step]
     with watch.stage("one session, closed loop", sizes.num_pairs) as advance:
-        routed, echoed, again, steps = await interleave(arms, sizes.num_pairs, advance)
+        routed, echoed, again, steps, paced_steps = await interleave(arms, sizes.num_pairs, advance)
     for session in sessions:
         await load.close(session.stream)
-    return _closed_loop_metrics(np.random.default_rng(options.seed), routed, echoed, again, steps)
+    return [
+        *_closed_loop_metrics(np.random.default_rng(options.seed), routed, echoed, again, steps),
+        Metric(
+            "step_paced_p50_ms",
+            percentile(np.concatenate(paced_steps), 50) / 1e6,
+            "the step alone after a pause as between a session's events: an idle core forgets",
+        ),
+    ]
 
 
 def _closed_loop_metrics(

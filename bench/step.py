@@ -13,9 +13,9 @@ from evercurrent.model import Batch
 from evercurrent.models.loading import load_model
 
 
-def step_timer(model_name: str, seed: int) -> Callable[[int], NDArray[np.int64]]:
-    """A function that makes so many updates of one user, each from the state that the last one left, and gives the
-    time of each in ns."""
+def step_timer(model_name: str, seed: int) -> Callable[[int, float], NDArray[np.int64]]:
+    """A function that makes so many updates of one user, each from the state that the last one left and so many seconds
+    after it, and gives the time of each in ns. An idle core forgets: a step after a pause takes longer."""
     torch.set_num_threads(1)
     model = load_model(model_name)
     generator = torch.Generator().manual_seed(seed)
@@ -31,11 +31,12 @@ def step_timer(model_name: str, seed: int) -> Callable[[int], NDArray[np.int64]]
             event_time_us_B=torch.ones(1, dtype=torch.int64),
         )
 
-    def measure(num_steps: int) -> NDArray[np.int64]:
+    def measure(num_steps: int, idle_s: float) -> NDArray[np.int64]:
         nonlocal state_BD
         times_ns = np.empty(num_steps, np.int64)
         for i in range(num_steps):
             batch = draw()
+            time.sleep(idle_s)
             start_ns = time.perf_counter_ns()
             update = model.update(state_BD, batch)
             times_ns[i] = time.perf_counter_ns() - start_ns

@@ -28,6 +28,7 @@ LATENCY = {
     "echo_routed_p50_ms",
     "echo_routed_p99_ms",
     "step_p50_ms",
+    "step_paced_p50_ms",
     "routed_overhead_us",
     "open_loop_offered_per_s",
     "open_loop_p50_ms",
