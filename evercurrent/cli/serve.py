@@ -14,12 +14,14 @@ import uvloop
 
 from evercurrent.cli.errors import CommandError
 from evercurrent.cli.imports import check_not_shadowed
+from evercurrent.cli.transport import choose_transport
 from evercurrent.settings import RouterSettings, SettingsError, WorkerSettings
 
 
 def serve_worker(settings: WorkerSettings, search_path: Path, end_with_stdin: bool) -> None:
     """Serves until SIGTERM or SIGINT."""
     check_not_shadowed()
+    choose_transport()
     ready = _prepare("worker", settings.name, end_with_stdin)
     from evercurrent.models.loading import ModelLoadError, load_model
     from worker.server import serve
@@ -36,6 +38,7 @@ def serve_router(settings: RouterSettings, end_with_stdin: bool) -> None:
     if not settings.workers:
         raise SettingsError("router.workers: name at least one worker, --workers worker-0=HOST:PORT")
     check_not_shadowed()
+    choose_transport()
     ready = _prepare("router", settings.name, end_with_stdin)
     from router.server import serve
 
