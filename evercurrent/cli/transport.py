@@ -1,8 +1,8 @@
 """How gRPC core moves bytes in our servers: to be chosen before gRPC is imported.
 
-gRPC core's *event engine* reads sockets on threads of its own and hands each message to the thread that waits for it. For
-a server whose one loop does all the work that is a thread switch a message for nothing: the poller that it replaces reads
-on the waiting thread, which saves a fifth to a third of the CPU of an update (docs/adr/0007).
+gRPC core's *event engine* reads sockets on threads of its own and hands each message to the thread that waits for it.
+For a server whose one loop does all the work that is a thread switch a message for nothing: the poller that it
+replaces reads on the waiting thread, which saves a fifth to a third of the CPU of an update (docs/adr/0007).
 """
 
 from __future__ import annotations
