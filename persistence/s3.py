@@ -22,6 +22,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError
+from botocore.handlers import add_expect_header
 
 from persistence.answers import FOREIGN, Verdict, judge, wording
 from persistence.errors import StoreDenied, StoreError, StoreMisconfigured, StoreUnavailable
@@ -275,6 +276,8 @@ async def open_s3(target: S3Target, rng: Random | None = None) -> AsyncIterator[
         client = await connecting.__aenter__()
     except (BotoCoreError, ValueError) as error:
         raise StoreMisconfigured(f"no client for bucket {target.bucket}: {wording(error)}") from error
+    # It asks the server before each body (Expect: 100-continue): a round trip a write, for bodies we can send twice.
+    client.meta.events.unregister("before-call.s3", add_expect_header)
     try:
         yield S3Store(target, client, rng or Random())
     finally:

@@ -14,6 +14,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import botocore.session
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 BUCKET = "evercurrent"
@@ -87,8 +89,10 @@ def seaweedfs(folder: Path) -> Iterator[Server]:
         (folder / "log").open("wb") as log,
         _child(command, cwd=folder, env={"HOME": str(folder)}, stdout=log, stderr=log) as process,
     ):
+        server = Server(f"http://127.0.0.1:{ports['s3.port']}", process.pid)
         _await_status(process, ports["s3.port"], 403, folder / "log")
-        yield Server(f"http://127.0.0.1:{ports['s3.port']}", process.pid)
+        _await_bucket(server)
+        yield server
 
 
 @contextmanager
@@ -149,6 +153,19 @@ def _await_status(process: subprocess.Popen[bytes], port: int, status: int, log:
             return
         time.sleep(POLL_S)
     raise RuntimeError(f"{process.args!r} is not ready ({answered}):\n{log.read_text()[-4000:]}")
+
+
+def _await_bucket(server: Server) -> None:
+    """Wait until the bucket is there, which SeaweedFS makes after it is ready."""
+    client = botocore.session.get_session().create_client(
+        "s3",
+        endpoint_url=server.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+    )
+    client.get_waiter("bucket_exists").wait(Bucket=BUCKET, WaiterConfig={"Delay": 0.1, "MaxAttempts": 300})
+    client.close()
 
 
 def _request(port: int, method: str, path: str) -> int:
