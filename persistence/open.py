@@ -83,7 +83,7 @@ class _Parameters:
         try:
             return kind(self._values[name])
         except ValueError as error:
-            raise ValueError(f"{name}={self._values[name]}: {error}") from error
+            raise ValueError(f"{name}={_redacted(self._values[name])}: {error}") from error
 
 
 def _seconds(text: str) -> float:

@@ -9,10 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import botocore.session
 
@@ -84,7 +85,7 @@ def seaweedfs(folder: Path) -> Iterator[Server]:
         "filer.localSocket": folder / "filer.sock",
         **ports,
     }
-    command = [BIN / "weed", "mini", *(f"-{name}={value}" for name, value in options.items())]
+    command = [str(BIN / "weed"), "mini", *(f"-{name}={value}" for name, value in options.items())]
     with (
         (folder / "log").open("wb") as log,
         _child(command, cwd=folder, env={"HOME": str(folder)}, stdout=log, stderr=log) as process,
@@ -101,23 +102,32 @@ def rclone(folder: Path) -> Iterator[Server]:
     (folder / "data" / BUCKET).mkdir(parents=True)
     [port] = _free_ports(1)
     key = f"{ACCESS_KEY},{SECRET_KEY}"
-    command = [BIN / "rclone", "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", key, folder / "data"]
+    command: list[str | Path] = [
+        BIN / "rclone",
+        "serve",
+        "s3",
+        "--addr",
+        f"127.0.0.1:{port}",
+        "--auth-key",
+        key,
+        folder / "data",
+    ]
     environment = {"HOME": str(folder), "RCLONE_CONFIG": str(folder / "rclone.conf")}
     with (
         (folder / "log").open("wb") as log,
         _child(command, cwd=folder, env=environment, stdout=log, stderr=log) as process,
     ):
-        _await_status(process, port, 403, folder / "log")
+        _await_status(process, port, None, folder / "log")
         yield Server(f"http://127.0.0.1:{port}", process.pid)
 
 
 @contextmanager
 def _child(
-    command: list[str | Path],
+    command: Sequence[str | Path],
     cwd: Path,
     env: dict[str, str] | None = None,
-    stdout: object = None,
-    stderr: object = None,
+    stdout: IO[bytes] | int | None = None,
+    stderr: IO[bytes] | int | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends with the block: by SIGTERM, or killed where that does not help."""
     with subprocess.Popen(command, cwd=cwd, env=os.environ | (env or {}), stdout=stdout, stderr=stderr) as process:
@@ -140,8 +150,8 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _await_status(process: subprocess.Popen[bytes], port: int, status: int, log: Path) -> None:
-    """Wait until `/` answers with this status, which these servers do once they are ready."""
+def _await_status(process: subprocess.Popen[bytes], port: int, status: int | None, log: Path) -> None:
+    """Wait until `/` answers with this status, or with any: the servers do once they are ready."""
     deadline = time.monotonic() + READY_S
     answered: int | str = "nothing"
     while process.poll() is None and time.monotonic() < deadline:
@@ -149,7 +159,7 @@ def _await_status(process: subprocess.Popen[bytes], port: int, status: int, log:
             answered = _request(port, "GET", "/")
         except OSError as error:
             answered = str(error)
-        if answered == status:
+        if isinstance(answered, int) and status in {answered, None}:
             return
         time.sleep(POLL_S)
     raise RuntimeError(f"{process.args!r} is not ready ({answered}):\n{log.read_text()[-4000:]}")

@@ -60,6 +60,7 @@ async def test_a_write_without_an_answer_is_in_doubt_and_is_sent_once(
     async with open_s3(replace(target, attempts_max=1)) as store:
         if is_warm:
             await store.get("k")
+        connections = proxy.num_connections
         proxy.methods.clear()
         proxy.plan.append(fault)
         with pytest.raises(StoreUnavailable) as raised:
@@ -67,6 +68,7 @@ async def test_a_write_without_an_answer_is_in_doubt_and_is_sent_once(
         assert raised.value.maybe_done
         assert "read back" in str(raised.value)
         assert proxy.methods == ["PUT"]
+        assert proxy.num_connections == (connections if is_warm else connections + 1)
         stored = await store.get("k")
         assert (stored is not None) == isinstance(fault, Fault)
 
