@@ -146,7 +146,7 @@ class RouterSettings(_Values):
         description="Events of one Exchange stream unanswered at once; beyond it reading stops.",
     )
     in_flight_link_max: Count = Field(
-        default=16_384, description="Events sent to one worker and unanswered at once; beyond it they wait."
+        default=16_384, description="Events sent to one worker and unanswered at once; beyond it they are rejected."
     )
     in_flight_session_max: Count = Field(
         default=256,

@@ -17,37 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evercurrent.errors import refused
-from evercurrent.model import Model, OutcomeKind
 from evercurrent.v1 import admin_pb2, wire_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import EVENT_KIND_OBSERVATION
 
 Records = NDArray[np.void]
 """A structured array of events or results, by the dtypes of a Layout."""
-
-OUTCOME_KINDS = {
-    OutcomeKind.VALUE: admin_pb2.OUTCOME_KIND_VALUE,
-    OutcomeKind.CHOICE: admin_pb2.OUTCOME_KIND_CHOICE,
-    OutcomeKind.VECTOR: admin_pb2.OUTCOME_KIND_VECTOR,
-}
-
-
-def describe(model: Model) -> admin_pb2.ModelDescription:
-    """What routers and users are told of a model."""
-    outcome = model.observation.outcome
-    bounded = outcome.low != -np.inf or outcome.high != np.inf
-    return admin_pb2.ModelDescription(
-        name=model.name,
-        ids=[admin_pb2.IdField(name=field.name, size=field.size) for field in model.observation.ids],
-        features=model.observation.features,
-        outcome=OUTCOME_KINDS[outcome.kind],
-        outcome_width=outcome.width,
-        num_choices=outcome.num_choices,
-        outcome_min=outcome.low if bounded else 0.0,
-        outcome_max=outcome.high if bounded else 0.0,
-        prediction_width=model.prediction_width,
-        state_width=model.state_width,
-    )
 
 
 class Event(NamedTuple):

@@ -42,7 +42,7 @@ class Feed(Protocol):
         """These sessions are gone; their sids are no longer the feed's. What they had in flight gets no answer."""
 
     def stop(self, why: pb.Rejection) -> None:
-        """The router is stopping: end the stream or call for this reason."""
+        """End the stream or call for this reason."""
 
 
 class Outbox:
@@ -198,18 +198,15 @@ class RoutingCore:
         return admission
 
     def link_opened(self, worker: int, opened: worker_pb2.LinkOpened, wake: Callable[[], None]) -> Outbox:
-        """A worker is reachable.
+        """A worker is reachable. The first of all that are says what the service's model is.
 
         Raises:
             Refused: REASON_MODEL, it serves another model than the others.
         """
-        if self._model is None:
-            self._model = opened.model
-            self._layout = Layout.of(opened.model)
-            close = np.zeros(1, self._layout.event_dtype)
-            close["kind"] = EVENT_KIND_CLOSE
-            self._close_event = close.tobytes()
+        if not any(link.outbox for link in self.links):
+            self._serve(opened.model)
         elif self._model != opened.model:
+            assert self._model is not None, "a link was opened"
             text = (
                 f"{opened.worker} serves {opened.model.name}, described otherwise than the others' {self._model.name}"
             )
@@ -218,6 +215,17 @@ class RoutingCore:
         link.incarnation = opened.incarnation
         link.outbox = Outbox(wake)
         return link.outbox
+
+    def _serve(self, model: admin_pb2.ModelDescription) -> None:
+        """Serve this model. Streams that were opened for another end: what they know of it holds no more."""
+        if self._model == model:
+            return
+        self._end_feeds(f"the service's model is {model.name} now")
+        self._model = model
+        self._layout = Layout.of(model)
+        close = np.zeros(1, self._layout.event_dtype)
+        close["kind"] = EVENT_KIND_CLOSE
+        self._close_event = close.tobytes()
 
     def link_lost(self, worker: int) -> None:
         """A worker is not reachable any more: its sessions end."""
@@ -236,7 +244,10 @@ class RoutingCore:
 
     def stop(self) -> None:
         """Every stream and call ends with UNAVAILABLE."""
-        why = rejection(pb.REASON_UNAVAILABLE, "", "the router is stopping", RETRY_AFTER_MS)
+        self._end_feeds("the router is stopping")
+
+    def _end_feeds(self, message: str) -> None:
+        why = rejection(pb.REASON_UNAVAILABLE, "", message, RETRY_AFTER_MS)
         for feed in list(self._feeds.values()):
             feed.stop(why)
 

@@ -218,11 +218,12 @@ class SessionStream:
         sid = self._sids[0]
         sessions = self._core.sessions
         expected = int(sessions.next_seq[sid])
+        first = getattr(skip, "from")
         why: pb.Rejection | None = None
-        if getattr(skip, "from") > expected:
-            why = rejection(pb.REASON_SEQ_GAP, "from", f"{getattr(skip, 'from')} came where {expected} is expected")
-        elif skip.to < getattr(skip, "from"):
-            why = rejection(pb.REASON_SEQ_REGRESSION, "to", f"{skip.to} is below `from`, {getattr(skip, 'from')}")
+        if first > expected:
+            why = rejection(pb.REASON_SEQ_GAP, "from", f"{first} came where {expected} is expected")
+        elif not 1 <= first <= skip.to:
+            why = rejection(pb.REASON_SEQ_REGRESSION, "to", f"{skip.to} is below `from`, {first}, which is 1 or more")
         elif skip.to > SEQ_MAX:
             why = too_far(skip.to, "to")
         elif skip.to < expected:

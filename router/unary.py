@@ -61,7 +61,7 @@ async def observe(core: RoutingCore, request: ObserveRequest, time_left_s: float
         raise refused(pb.REASON_PROTOCOL, "observation", "is required")
     observation = request.observation
     if bool(request.session_id) != bool(observation.seq):
-        raise refused(pb.REASON_SEQ_GAP, "observation.seq", "session_id and seq come together or not at all")
+        raise refused(pb.REASON_PROTOCOL, "observation.seq", "session_id and seq come together or not at all")
     session_id = checked_session_id(request.session_id, "session_id") if request.session_id else ""
     if time_left_s is not None:
         observation.timeout_ms = _sooner_ms(observation.timeout_ms, time_left_s)

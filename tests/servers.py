@@ -12,11 +12,11 @@ import grpc
 import grpc.aio
 from ulid import ULID
 
+from evercurrent.describe import describe
 from evercurrent.model import Model
 from evercurrent.serving import bind, new_server
 from evercurrent.settings import RouterSettings
 from evercurrent.v1 import admin_pb2, admin_pb2_grpc, session_pb2_grpc
-from evercurrent.wire import describe
 from router.core import RoutingCore
 from router.link import keep_link
 from router.ring import build_ring

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from ulid import ULID
 
+from evercurrent.describe import describe
 from evercurrent.errors import Refused, refused, rejection
 from evercurrent.model import Batch, Model, Update
 from evercurrent.v1 import observation_pb2 as pb
@@ -30,8 +31,8 @@ from evercurrent.v1.columns_pb2 import (
     EVENT_KIND_SKIP,
     IndexedRejection,
 )
-from evercurrent.wire import Layout, Records, describe
-from worker.feeds import Feeds
+from evercurrent.wire import Layout, Records
+from worker.feeds import TAG_MAX, Feeds
 from worker.guard import Guard
 from worker.inbox import MARKS, Inbox, Waiting
 from worker.sessions import UNSEQUENCED, SessionLog
@@ -73,6 +74,7 @@ class Engine:
         self._inbox = Inbox(residents_max + 1, batch_max)
         self._feeds: dict[int, Feeds] = {}
         self._refusals: dict[int, pb.Rejection] = {}
+        self._model_errors: set[type[Exception]] = set()
         self._last_link = 0
         self._last_refusal = 0
         self._probe()
@@ -106,17 +108,15 @@ class Engine:
         """Make a user resident and a tag name one of its sessions. A refusal is told in the answer.
 
         Raises:
-            Refused: REASON_PROTOCOL, the tag is in use.
+            Refused: REASON_PROTOCOL, the tag is in use or too large.
         """
         if self._feeds[link].find_one(request.tag)[0] != INITIAL_ROW:
             raise refused(pb.REASON_PROTOCOL, "frame.opens.tag", f"{request.tag} is in use")
+        if request.tag >= TAG_MAX:
+            raise refused(pb.REASON_PROTOCOL, "frame.opens.tag", f"{request.tag} is not below {TAG_MAX}")
         try:
             row = self.slab.admit(user, request.slot)
-            try:
-                entry = self._open_session(row, request.session_id)
-            except Refused:
-                self._drop_if_blank(row)
-                raise
+            entry = self._open_session(row, request.session_id)
         except Refused as error:
             return worker_pb2.LinkTagOpened(tag=request.tag, rejection=error.rejection)
         self._feeds[link].open(request.tag, row, entry)
@@ -385,7 +385,7 @@ class Engine:
         except Exception as error:
             if len(indices) == 1:
                 index = int(indices[0])
-                logger.exception("the model failed on %s", self.slab.key(int(taken.marks["row"][index])).split("\0")[0])
+                self._log_model_error(error)
                 rejected[index] = rejection(pb.REASON_MODEL_ERROR, "", f"{type(error).__name__}: {error}")
                 return []
         middle = len(indices) // 2
@@ -393,6 +393,12 @@ class Engine:
             *self._isolate(act, taken, indices[:middle], rejected),
             *self._isolate(act, taken, indices[middle:], rejected),
         ]
+
+    def _log_model_error(self, error: Exception) -> None:
+        """The first of its type with its traceback; every reply tells its own, and a client must not fill the log."""
+        if type(error) not in self._model_errors:
+            self._model_errors.add(type(error))
+            logger.error("the model failed; further errors of this type are told in replies only", exc_info=error)
 
     def _inputs(self, taken: Waiting, indices: NDArray[np.intp]) -> tuple[torch.Tensor, Batch]:
         rows = taken.marks["row"][indices]

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from worker.sessions import UNSEQUENCED
 from worker.slab import INITIAL_ROW
 
+TAG_MAX = 1 << 24
+"""Tags are below it: what a router can have open at once, and what the arrays may grow to."""
+
 
 class Feeds:
     """The open tags of one link. Tags are small numbers that the router reuses, so arrays hold them."""

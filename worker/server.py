@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 from ulid import ULID
 
+from evercurrent.describe import describe
 from evercurrent.model import Model
 from evercurrent.serving import bind, new_server, stop_signal
 from evercurrent.settings import WorkerSettings
-from evercurrent.wire import describe
 from worker.engine import Engine
 from worker.link import SERVICE, WorkerService
 

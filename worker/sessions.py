@@ -54,7 +54,8 @@ class SessionLog:
             if self.session_id(entry) == session_id:
                 self._num_feeds[entry] += 1
                 return entry
-        if session_id <= _number(self._floor[row]):
+        floor = _number(self._floor[row])
+        if floor and session_id <= floor:
             raise refused(pb.REASON_SESSION_FORGOTTEN, "session_id", "newer sessions took its place; open a new one")
         if len(chain) >= SESSIONS_PER_USER:
             self._forget_oldest(row, chain)

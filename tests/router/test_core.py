@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from evercurrent.describe import describe
 from evercurrent.errors import Refused
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
 from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_OBSERVATION, IndexedRejection
-from evercurrent.wire import Event, Records, describe
+from evercurrent.wire import Event, Records
 from router.core import Outbox, RoutingCore
 from router.ring import build_ring
 from router.sessions import FREE

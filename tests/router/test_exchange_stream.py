@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from evercurrent.describe import describe
 from evercurrent.settings import RouterSettings
 from evercurrent.v1 import worker_pb2
 from evercurrent.v1.session_pb2 import ExchangeFrame, ExchangeOpen, ExchangeRequest, TagOpen
-from evercurrent.wire import describe
 from router.core import RoutingCore
 from router.exchange_stream import ExchangeStream
 from router.ring import build_ring

@@ -186,14 +186,15 @@ def test_a_full_worker_serves_its_residents_and_refuses_others() -> None:
     assert sorted((int(record["tag"]), reason) for _, record, reason in found) == [(0, 0), (1, 0), (2, pb.REASON_TAG)]
 
 
-def test_a_refused_session_leaves_no_blank_resident() -> None:
+def test_a_refused_session_changes_nothing_for_the_others() -> None:
     engine = new_engine()
     link = engine.open_link()
     for tag in range(SESSIONS_PER_USER):
         open_tag(engine, link, tag, "ann", str(ULID.from_int(100 + tag)))
     assert open_tag(engine, link, 50, "ann", str(ULID.from_int(200))).rejection.reason == pb.REASON_OVERLOADED
-    assert open_tag(engine, link, 50, "bob", str(ULID.from_int(0))).HasField("rejection")
-    assert list(engine.slab) == ["ann"]
+    assert engine.num_tags == SESSIONS_PER_USER
+    assert not open_tag(engine, link, 50, "bob", str(ULID.from_int(0))).HasField("rejection")
+    assert len(engine.slab) == 2
 
 
 def test_an_expired_observation_consumes_its_seq() -> None:

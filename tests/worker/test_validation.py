@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evercurrent.describe import describe
 from evercurrent.model import Model, ObservationSpec, OutcomeKind
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_OBSERVATION, EVENT_KIND_QUERY
-from evercurrent.wire import Event, Layout, describe
+from evercurrent.wire import Event, Layout
 from tests.toys import Choosing, Counting, Following
 from worker.validation import Validator
 
