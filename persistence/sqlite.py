@@ -218,11 +218,13 @@ def _prepare(connection: sqlite3.Connection, path: Path, deadline: float) -> Non
 
 
 def _check_ours(connection: sqlite3.Connection, path: Path) -> None:
-    """Leave a database of another program, or of another schema, untouched."""
+    """Leave a database of another program, or of another schema, untouched. One snapshot: it may be made just now."""
+    connection.execute("BEGIN")
     application, version, tables = (
         connection.execute(sql).fetchone()[0]
         for sql in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_schema")
     )
+    connection.execute("COMMIT")
     if (application, version) != (APPLICATION_ID, SCHEMA_VERSION) and (application or version or tables):
         raise StoreMisconfigured(f"{path} is a database of another program or of another version of this one")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,15 @@ def is_still(path: Path, contents: bytes) -> bool:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "store.db"
+
+
+async def test_many_may_make_the_file_at_once(tmp_path: Path) -> None:
+    async def open_one(path: Path) -> None:
+        async with open_store(f"sqlite:{path}") as store:
+            assert await store.get("k") is None
+
+    for number in range(20):
+        await asyncio.gather(*(open_one(tmp_path / f"{number}.db") for _ in range(4)))
 
 
 async def test_processes_count_exactly(path: Path) -> None:
@@ -107,10 +118,15 @@ async def test_a_lock_held_by_another_bounds_the_wait(path: Path) -> None:
 
 
 async def test_a_call_whose_turn_never_comes_is_surely_not_done(path: Path) -> None:
-    async with open_store(f"sqlite:{path}") as store:
+    release = threading.Event()
+    async with open_store(f"sqlite:{path}") as store, asyncio.TaskGroup() as group:
+        group.create_task(on_thread_of_writes(store, lambda _: release.wait(SLOW_S)))
+        await asyncio.sleep(0)
         with pytest.raises(StoreUnavailable) as raised:
-            await store.put("k", b"x", timeout_s=0.0)
+            await store.put("k", b"x", timeout_s=0.05)
+        release.set()
         assert not raised.value.maybe_done
+        await store.put("other", b"x")
         assert await store.get("k") is None
 
 
