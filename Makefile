@@ -10,7 +10,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-SOURCES := evercurrent router worker bench tests scripts
+SOURCES := evercurrent router worker persistence bench tests scripts
 NAME ?= latency
 
 .PHONY: demo test check lint types imports contract bench protos install

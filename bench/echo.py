@@ -12,11 +12,12 @@ its standard input does, so it never outlives the bench, however that ended.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -92,21 +93,25 @@ class Echo:
 
 
 @contextmanager
-def run_echo() -> Iterator[Echo]:
-    """The echo servers as child processes on loopback; they end with the context."""
+def run_echo(switches: Mapping[str, str] | None = None) -> Iterator[Echo]:
+    """The echo servers as child processes on loopback, with these variables of gRPC core in their environment; they end
+    with the context."""
+    environment = {**os.environ, **(switches or {})}
     with ExitStack() as children:
-        single_pid, single = children.enter_context(_child("single"))
-        backend_pid, backend = children.enter_context(_child("backend"))
-        front_pid, front = children.enter_context(_child("front", backend))
+        single_pid, single = children.enter_context(_child(environment, "single"))
+        backend_pid, backend = children.enter_context(_child(environment, "backend"))
+        front_pid, front = children.enter_context(_child(environment, "front", backend))
         pids = {"single": single_pid, "backend": backend_pid, "front": front_pid}
         yield Echo(one_hop=single, two_hops=front, link=backend, pids=pids)
 
 
 @contextmanager
-def _child(*arguments: str) -> Iterator[tuple[int, str]]:
+def _child(environment: Mapping[str, str], *arguments: str) -> Iterator[tuple[int, str]]:
     """One server process: its pid and its address."""
     command = [sys.executable, "-m", "bench.echo", *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:

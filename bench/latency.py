@@ -1,8 +1,9 @@
 """Bench `latency`: what one update costs a client that waits for it, and what it costs under an open load.
 
-Three arms take turns in short blocks, each one session in a closed loop: the service through its router, the two-hop
-echo (the floor), and the service once more for another user (what equal arms differ by). The model's step alone is
-timed between them. Then sessions that send at Poisson times, to the service and to the echo in turns.
+Four arms take turns in short blocks, each one session in a closed loop: the service through its router, the two-hop
+echo on gRPC's defaults (the floor), the service once more for another user (what equal arms differ by), and the echo
+with the switches of gRPC core that our servers set. The model's step alone is timed between them. Then sessions that
+send at Poisson times, to the service and to the echo in turns.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from bench.service import MODEL_NAME, run_service
 from bench.stats import paired_difference, paired_ratio, percentile
 from bench.step import step_timer
 from bench.traffic import Traffic
+from evercurrent.cli.transport import CHOICES
 
 OPEN_LOOP_SESSIONS = 64
 STEP_IDLE_S = 0.001
@@ -109,17 +111,24 @@ class OpenLoopArm:
 
 def measure(options: Options, watch: Watch, num_workers: int, rate_per_s: float) -> tuple[Metric, ...]:
     """Starts the service and the echo, and measures both."""
-    with run_echo() as echo, run_service(watch, num_workers) as cluster:
-        return run(_measure(options, watch, cluster.address, echo, rate_per_s))
+    with run_echo() as echo, run_echo(CHOICES) as switched, run_service(watch, num_workers) as cluster:
+        return run(_measure(options, watch, cluster.address, echo, switched, rate_per_s))
 
 
-async def _measure(options: Options, watch: Watch, service: str, echo: Echo, rate_per_s: float) -> tuple[Metric, ...]:
+async def _measure(
+    options: Options, watch: Watch, service: str, echo: Echo, switched: Echo, rate_per_s: float
+) -> tuple[Metric, ...]:
     rng = np.random.default_rng(options.seed)
     sizes = QUICK if options.quick else FULL
-    async with load.connect(service) as service_channel, load.connect(echo.two_hops) as echo_channel:
+    async with (
+        load.connect(service) as service_channel,
+        load.connect(echo.two_hops) as echo_channel,
+        load.connect(switched.two_hops) as switched_channel,
+    ):
         served = Traffic(await load.describe_model(service_channel), rng)
         echoed = Traffic(MODEL, rng)
-        closed = await _closed_loop(options, watch, sizes, (service_channel, served), (echo_channel, echoed))
+        echoes = (echo_channel, echoed), (switched_channel, echoed)
+        closed = await _closed_loop(options, watch, sizes, (service_channel, served), *echoes)
         opened = await _open_loop(watch, sizes, rate_per_s, (service_channel, served), (echo_channel, echoed))
     return metrics_of(closed, opened)
 
@@ -127,13 +136,16 @@ async def _measure(options: Options, watch: Watch, service: str, echo: Echo, rat
 Target = tuple[grpc.aio.Channel, Traffic]
 
 
-async def _closed_loop(options: Options, watch: Watch, sizes: Sizes, service: Target, echo: Target) -> list[Metric]:
+async def _closed_loop(
+    options: Options, watch: Watch, sizes: Sizes, service: Target, echo: Target, switched: Target
+) -> list[Metric]:
     timer = step_timer(MODEL_NAME, options.seed)
     timer(sizes.warm_up_events, 0.0)
     sessions = [
         await SessionArm.open(*service, "one", sizes),
         await SessionArm.open(*echo, "one", sizes),
         await SessionArm.open(*service, "another", sizes),
+        await SessionArm.open(*switched, "one", sizes),
     ]
 
     async def step() -> Latencies:
@@ -144,11 +156,12 @@ async def _closed_loop(options: Options, watch: Watch, sizes: Sizes, service: Ta
 
     arms: list[Arm[Latencies]] = [*sessions, step, paced_step]
     with watch.stage("one session, closed loop", sizes.num_pairs) as advance:
-        routed, echoed, again, steps, paced_steps = await interleave(arms, sizes.num_pairs, advance)
+        routed, echoed, again, switched_echoed, steps, paced_steps = await interleave(arms, sizes.num_pairs, advance)
     for session in sessions:
         await load.close(session.stream)
     return [
         *_closed_loop_metrics(np.random.default_rng(options.seed), routed, echoed, again, steps),
+        *_switched_metrics(np.random.default_rng(options.seed), routed, switched_echoed, steps),
         Metric(
             "step_paced_p50_ms",
             percentile(np.concatenate(paced_steps), 50) / 1e6,
@@ -177,6 +190,21 @@ def _closed_loop_metrics(
         *interval("routed_over_echo_p50", ratio, equal_arms, "P50: routed over echo; median over pairs"),
         Metric("closed_loop_pairs", len(routed), "pairs of blocks"),
         Metric("closed_loop_block_events", len(routed[0]), "events a block"),
+    ]
+
+
+def _switched_metrics(
+    rng: np.random.Generator, routed: list[Latencies], echoed: list[Latencies], steps: list[Latencies]
+) -> list[Metric]:
+    """The same against echo servers that are given what our servers give themselves (docs/adr/0007)."""
+    routed_p50s, echoed_p50s = ([percentile(block, 50) for block in arm] for arm in (routed, echoed))
+    step_p50_ns = percentile(np.concatenate(steps), 50)
+    overhead = paired_difference(np.subtract(routed_p50s, step_p50_ns) / 1e3, np.divide(echoed_p50s, 1e3), rng)
+    text = "against an echo with our servers' gRPC switches"
+    return [
+        Metric("echo_switched_p50_ms", percentile(np.concatenate(echoed), 50) / 1e6, "two-hop echo, our gRPC switches"),
+        *interval("switched_overhead_us", overhead, None, f"P50: routed minus echo minus step, {text}"),
+        *interval("switched_over_echo_p50", paired_ratio(routed_p50s, echoed_p50s, rng), None, f"P50: {text}"),
     ]
 
 

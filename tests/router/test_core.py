@@ -169,3 +169,18 @@ def test_a_worker_of_another_model_is_refused(core: RoutingCore) -> None:
     other = worker_pb2.LinkOpened(worker="worker-0", model=describe(Choosing()))
     with pytest.raises(Refused, match="worker-0 serves choosing, described otherwise than the others' counting"):
         core.link_opened(WORKER, other, lambda: None)
+
+
+def test_the_model_may_change_once_no_worker_serves_the_old_one(core: RoutingCore) -> None:
+    link(core)
+    feed = Remembering()
+    core.add_feed(feed)
+    core.link_lost(WORKER)
+    link(core)
+    assert feed.stopped is None, "the same model again ends nothing"
+    core.link_lost(WORKER)
+    core.link_opened(WORKER, worker_pb2.LinkOpened(worker="worker-0", model=describe(Choosing())), lambda: None)
+    assert core.model.name == "choosing"
+    assert core.layout.is_choice
+    assert feed.stopped is not None
+    assert feed.stopped.reason == pb.REASON_UNAVAILABLE
