@@ -189,16 +189,16 @@ class Engine:
         row, entry = self._feeds[link].find_one(event.tag)
         if row == INITIAL_ROW or not self._validator.is_sound(event):
             return False
-        self._inbox.put(Waiting(events, np.array([(self._clock_us(), link, entry, row, 0, 0)], MARKS)))
+        self._inbox.put(Waiting(events, np.array([(self._clock_us(), link, entry, row, 0, 0)], MARKS), event))
         return True
 
     def _step_one(self, taken: Waiting, began_us: int) -> Results | None:
         """Learn from one plain, due observation; None, and nothing changed, if it is anything else."""
-        received_us, link, entry, row, _, reason = taken.marks.item()
-        event = self.layout.event(taken.events)
-        last_seq = self.sessions.last_seq.item(entry)
-        due = entry == UNSEQUENCED or event.seq == last_seq + 1
-        if reason or event.kind != EVENT_KIND_OBSERVATION or event.timeout_us or not due:
+        event = taken.lone
+        if event is None or event.timeout_us:
+            return None
+        received_us, link, entry, row, _, _ = taken.marks.item()
+        if entry != UNSEQUENCED and event.seq != self.sessions.last_seq.item(entry) + 1:
             return None
         try:
             update = self.model.update(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evercurrent.v1.columns_pb2 import EVENT_KIND_QUERY
-from evercurrent.wire import Records, joined
+from evercurrent.wire import Event, Records, joined
 from worker.slab import INITIAL_ROW
 
 MARKS = np.dtype(
@@ -31,10 +31,12 @@ of the refusal that a router sent with it (0: none), and why it cannot be taken 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Events and their marks, index by index."""
+    """Events and their marks, index by index. `lone` is the event of a frame of one sound observation, which then needs
+    no arrays."""
 
     events: Records
     marks: Records
+    lone: Event | None = None
 
     def __len__(self) -> int:
         return len(self.events)
@@ -86,6 +88,8 @@ class Inbox:
         while self._frames and num_new < self._batch_max:
             parts.append(self._frames.popleft())
             num_new += len(parts[-1])
+        if len(parts) == 1:
+            return parts[0]
         return Waiting(joined([part.events for part in parts]), joined([part.marks for part in parts]))
 
     def _choose(self, waiting: Waiting) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
