@@ -206,25 +206,6 @@ class Layout:
         else:
             events["outcome"] = _column(expected, raw, "<f4", len(events), self.outcome_width)
 
-    def columns_of_events(self, events: Records) -> wire_pb2.WireEventColumns:
-        """The Exchange form of events, for clients that hold arrays."""
-        columns = wire_pb2.WireEventColumns(
-            tags=events["tag"].tobytes(),
-            seqs=events["seq"].tobytes(),
-            ids=events["ids"].tobytes(),
-            features=events["features"].tobytes(),
-            kinds=events["kind"].tobytes(),
-            event_times_us=events["event_time_us"].tobytes(),
-            timeouts_us=events["timeout_us"].tobytes(),
-        )
-        if self.is_choice:
-            columns.choices = events["choice"].tobytes()
-        elif self.is_value:
-            columns.values = events["outcome"].tobytes()
-        else:
-            columns.vectors = events["outcome"].tobytes()
-        return columns
-
     def columns_of_results(
         self, results: Records, tags: NDArray[np.uint32], totals_us: NDArray[np.uint32] | None
     ) -> wire_pb2.WireResultColumns:

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import grpc.aio
 import numpy as np
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from evercurrent.errors import Refused, abort, refused, rejection, sole_refusal
+from evercurrent.errors import Refused, refused, rejection, sole_refusal
 from evercurrent.settings import RouterSettings
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
@@ -31,8 +30,8 @@ from evercurrent.v1.wire_pb2 import WireExchangeFrame, WireExchangeRequest, Wire
 from evercurrent.wire import Records, joined
 from router.core import RoutingCore
 from router.requests import check_durability, check_model, check_namespace, check_user_id, checked_session_id
-from router.session_stream import unix_us
 from router.sessions import OPENING
+from router.streams import parse, serve, unix_us
 
 TAG_MAX = 1 << 20
 NO_SESSION = -1
@@ -203,7 +202,7 @@ class ExchangeStream:
         if len(raw) > self._settings.frame_bytes_max:
             text = f"has {len(raw)} bytes; {self._settings.frame_bytes_max} are taken"
             raise refused(pb.REASON_TOO_LARGE, "frame", text)
-        request = parse(raw)
+        request = parse(WireExchangeRequest, raw)
         which = request.WhichOneof("request")
         if which == "open":
             raise refused(pb.REASON_PROTOCOL, "open", "the stream is open already")
@@ -370,24 +369,9 @@ class ExchangeStream:
 
 
 async def serve_exchange(core: RoutingCore, settings: RouterSettings, context: grpc.aio.ServicerContext) -> None:
-    """The Exchange RPC, over raw bytes so that a frame's size is known before it is parsed."""
-    try:
-        first = await context.read()
-        request = parse(first) if first is not grpc.aio.EOF else WireExchangeRequest()
-        if request.WhichOneof("request") != "open":
-            raise refused(pb.REASON_PROTOCOL, "open", "the first message of a stream is its open")
+    """The Exchange RPC, over raw bytes."""
+
+    async def run(request: WireExchangeRequest) -> None:
         await ExchangeStream(core, request.open, settings).run(context)
-    except Refused as error:
-        await abort(context, error.rejection)
 
-
-def parse(raw: bytes) -> WireExchangeRequest:
-    """A request of its bytes.
-
-    Raises:
-        Refused: REASON_PROTOCOL, they are none.
-    """
-    try:
-        return WireExchangeRequest.FromString(raw)
-    except DecodeError as error:
-        raise refused(pb.REASON_PROTOCOL, "request", "is not an ExchangeRequest") from error
+    await serve(context, WireExchangeRequest, run)

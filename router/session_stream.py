@@ -7,13 +7,11 @@ client that does not take its replies slows down itself alone.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 
 import grpc.aio
-from google.protobuf.message import DecodeError
 
-from evercurrent.errors import Refused, abort, refused, rejection, sole_refusal
+from evercurrent.errors import Refused, refused, rejection, sole_refusal
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
 from evercurrent.v1.columns_pb2 import IndexedRejection
@@ -30,6 +28,7 @@ from router.requests import (
     checked_session_id,
 )
 from router.sessions import SEQ_MAX, too_far
+from router.streams import parse, serve, unix_us
 
 
 class SessionStream:
@@ -147,7 +146,7 @@ class SessionStream:
         if len(raw) > self._request_bytes_max:
             text = f"has {len(raw)} bytes; {self._request_bytes_max} are taken"
             raise refused(pb.REASON_TOO_LARGE, "request", text)
-        request = parse(raw)
+        request = parse(SessionRequest, raw)
         which = request.WhichOneof("request")
         if which == "observation":
             self._observe(request.observation, stamp_us)
@@ -256,29 +255,9 @@ class SessionStream:
 
 
 async def serve_session(core: RoutingCore, request_bytes_max: int, context: grpc.aio.ServicerContext) -> None:
-    """The Session RPC, over raw bytes so that a message's size is known before it is parsed."""
-    try:
-        first = await context.read()
-        request = parse(first) if first is not grpc.aio.EOF else SessionRequest()
-        if request.WhichOneof("request") != "open":
-            raise refused(pb.REASON_PROTOCOL, "open", "the first message of a stream is its open")
+    """The Session RPC, over raw bytes."""
+
+    async def run(request: SessionRequest) -> None:
         await SessionStream(core, request.open, request_bytes_max).run(context)
-    except Refused as error:
-        await abort(context, error.rejection)
 
-
-def parse(raw: bytes) -> SessionRequest:
-    """A request of its bytes.
-
-    Raises:
-        Refused: REASON_PROTOCOL, they are none.
-    """
-    try:
-        return SessionRequest.FromString(raw)
-    except DecodeError as error:
-        raise refused(pb.REASON_PROTOCOL, "request", "is not a SessionRequest") from error
-
-
-def unix_us() -> int:
-    """Microseconds since the Unix epoch: stamped on events that have no time of their own."""
-    return time.time_ns() // 1000
+    await serve(context, SessionRequest, run)

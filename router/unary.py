@@ -21,7 +21,7 @@ from router.requests import (
     check_user_id,
     checked_session_id,
 )
-from router.session_stream import unix_us
+from router.streams import unix_us
 
 User = tuple[str, str, str]
 """User id, namespace, session id."""

@@ -43,11 +43,6 @@ class Slab:
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the residents' rows."""
-        return len(self) * int(self.state.itemsize * self.state.shape[1])
-
     def find(self, key: str) -> int | None:
         """The row of a resident."""
         return self._rows.get(key)
