@@ -27,6 +27,8 @@ STATUSES: dict[int, grpc.StatusCode] = {
     pb.REASON_SESSION_FORGOTTEN: grpc.StatusCode.ABORTED,
     pb.REASON_DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
     pb.REASON_OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    pb.REASON_NOT_OWNER: grpc.StatusCode.ABORTED,
+    pb.REASON_DATA_LOSS: grpc.StatusCode.DATA_LOSS,
     pb.REASON_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     pb.REASON_NO_STORE: grpc.StatusCode.FAILED_PRECONDITION,
     pb.REASON_VERSION: grpc.StatusCode.FAILED_PRECONDITION,

@@ -46,6 +46,8 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_MODEL_ERROR: _ClassVar[Reason]
     REASON_VERSION: _ClassVar[Reason]
     REASON_EVENT_TIME: _ClassVar[Reason]
+    REASON_NOT_OWNER: _ClassVar[Reason]
+    REASON_DATA_LOSS: _ClassVar[Reason]
 
 class WaitFor(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -86,6 +88,8 @@ REASON_CANDIDATES: Reason
 REASON_MODEL_ERROR: Reason
 REASON_VERSION: Reason
 REASON_EVENT_TIME: Reason
+REASON_NOT_OWNER: Reason
+REASON_DATA_LOSS: Reason
 WAIT_FOR_UNSPECIFIED: WaitFor
 WAIT_FOR_APPLIED: WaitFor
 WAIT_FOR_DURABLE: WaitFor

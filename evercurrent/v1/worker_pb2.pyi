@@ -10,14 +10,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class LinkOpen(_message.Message):
-    __slots__ = ("protocol_version", "router", "slots")
+    __slots__ = ("protocol_version", "router", "slots", "owned_slots")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ROUTER_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
+    OWNED_SLOTS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     router: str
     slots: int
-    def __init__(self, protocol_version: _Optional[int] = ..., router: _Optional[str] = ..., slots: _Optional[int] = ...) -> None: ...
+    owned_slots: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, protocol_version: _Optional[int] = ..., router: _Optional[str] = ..., slots: _Optional[int] = ..., owned_slots: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class LinkOpened(_message.Message):
     __slots__ = ("worker", "incarnation", "model")
@@ -30,18 +32,20 @@ class LinkOpened(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[str] = ..., model: _Optional[_Union[_admin_pb2.ModelDescription, _Mapping]] = ...) -> None: ...
 
 class LinkTagOpen(_message.Message):
-    __slots__ = ("tag", "user_id", "session_id", "namespace", "slot")
+    __slots__ = ("tag", "user_id", "session_id", "namespace", "slot", "watermarks")
     TAG_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     SLOT_FIELD_NUMBER: _ClassVar[int]
+    WATERMARKS_FIELD_NUMBER: _ClassVar[int]
     tag: int
     user_id: str
     session_id: str
     namespace: str
     slot: int
-    def __init__(self, tag: _Optional[int] = ..., user_id: _Optional[str] = ..., session_id: _Optional[str] = ..., namespace: _Optional[str] = ..., slot: _Optional[int] = ...) -> None: ...
+    watermarks: bool
+    def __init__(self, tag: _Optional[int] = ..., user_id: _Optional[str] = ..., session_id: _Optional[str] = ..., namespace: _Optional[str] = ..., slot: _Optional[int] = ..., watermarks: _Optional[bool] = ...) -> None: ...
 
 class LinkTagOpened(_message.Message):
     __slots__ = ("tag", "applied_seq", "durable_seq", "version", "rejection")
@@ -68,14 +72,52 @@ class LinkFrame(_message.Message):
     def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpen, _Mapping]]] = ..., events: _Optional[bytes] = ..., refusals: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ...) -> None: ...
 
 class LinkResults(_message.Message):
-    __slots__ = ("opens", "results", "rejections")
+    __slots__ = ("opens", "results", "rejections", "watermarks", "ended")
     OPENS_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     REJECTIONS_FIELD_NUMBER: _ClassVar[int]
+    WATERMARKS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
     opens: _containers.RepeatedCompositeFieldContainer[LinkTagOpened]
     results: bytes
     rejections: _containers.RepeatedCompositeFieldContainer[_columns_pb2.IndexedRejection]
-    def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpened, _Mapping]]] = ..., results: _Optional[bytes] = ..., rejections: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ...) -> None: ...
+    watermarks: bytes
+    ended: _containers.RepeatedCompositeFieldContainer[LinkTagEnded]
+    def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpened, _Mapping]]] = ..., results: _Optional[bytes] = ..., rejections: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ..., watermarks: _Optional[bytes] = ..., ended: _Optional[_Iterable[_Union[LinkTagEnded, _Mapping]]] = ...) -> None: ...
+
+class LinkTagEnded(_message.Message):
+    __slots__ = ("tag", "rejection")
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    REJECTION_FIELD_NUMBER: _ClassVar[int]
+    tag: int
+    rejection: _observation_pb2.Rejection
+    def __init__(self, tag: _Optional[int] = ..., rejection: _Optional[_Union[_observation_pb2.Rejection, _Mapping]] = ...) -> None: ...
+
+class SlotClaim(_message.Message):
+    __slots__ = ("slot", "claim")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    claim: str
+    def __init__(self, slot: _Optional[int] = ..., claim: _Optional[str] = ...) -> None: ...
+
+class ReleaseRequest(_message.Message):
+    __slots__ = ("incarnation", "slots")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    slots: _containers.RepeatedCompositeFieldContainer[SlotClaim]
+    def __init__(self, incarnation: _Optional[str] = ..., slots: _Optional[_Iterable[_Union[SlotClaim, _Mapping]]] = ...) -> None: ...
+
+class ReleaseResponse(_message.Message):
+    __slots__ = ("rows", "not_held", "complete")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    NOT_HELD_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    rows: bytes
+    not_held: _containers.RepeatedScalarFieldContainer[int]
+    complete: bool
+    def __init__(self, rows: _Optional[bytes] = ..., not_held: _Optional[_Iterable[int]] = ..., complete: _Optional[bool] = ...) -> None: ...
 
 class LinkRequest(_message.Message):
     __slots__ = ("open", "frame")

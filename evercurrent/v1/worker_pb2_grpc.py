@@ -40,6 +40,11 @@ class WorkerServiceStub:
                 request_serializer=evercurrent_dot_v1_dot_worker__pb2.LinkRequest.SerializeToString,
                 response_deserializer=evercurrent_dot_v1_dot_worker__pb2.LinkResponse.FromString,
                 _registered_method=True)
+        self.Release = channel.unary_stream(
+                '/evercurrent.v1.WorkerService/Release',
+                request_serializer=evercurrent_dot_v1_dot_worker__pb2.ReleaseRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_worker__pb2.ReleaseResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer:
@@ -54,6 +59,15 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Release(self, request, context):
+        """Takes slots over from this worker: it stops serving them, answers with all of their users' rows and forgets them.
+        FAILED_PRECONDITION when the incarnation asked for is not this one, which is how the asker learns that it is dead.
+        UNAVAILABLE: nothing was released for sure; ask again. A stream that breaks: ask again, the answer is then NOT_HELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -61,6 +75,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Link,
                     request_deserializer=evercurrent_dot_v1_dot_worker__pb2.LinkRequest.FromString,
                     response_serializer=evercurrent_dot_v1_dot_worker__pb2.LinkResponse.SerializeToString,
+            ),
+            'Release': grpc.unary_stream_rpc_method_handler(
+                    servicer.Release,
+                    request_deserializer=evercurrent_dot_v1_dot_worker__pb2.ReleaseRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_worker__pb2.ReleaseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -91,6 +110,33 @@ class WorkerService:
             '/evercurrent.v1.WorkerService/Link',
             evercurrent_dot_v1_dot_worker__pb2.LinkRequest.SerializeToString,
             evercurrent_dot_v1_dot_worker__pb2.LinkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Release(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/evercurrent.v1.WorkerService/Release',
+            evercurrent_dot_v1_dot_worker__pb2.ReleaseRequest.SerializeToString,
+            evercurrent_dot_v1_dot_worker__pb2.ReleaseResponse.FromString,
             options,
             channel_credentials,
             insecure,
