@@ -24,6 +24,9 @@ from evercurrent.v1.columns_pb2 import EVENT_KIND_OBSERVATION
 Records = NDArray[np.void]
 """A structured array of events or results, by the dtypes of a Layout."""
 
+WATERMARK = np.dtype([("durable_seq", "<u8"), ("tag", "<u4"), ("padding", "V4")])
+"""One watermark record: see LinkResults.watermarks."""
+
 
 class Event(NamedTuple):
     """One event record as plain values."""
@@ -93,6 +96,12 @@ class Layout:
     def result_struct(self) -> struct.Struct:
         """The same record as `result_dtype` for `struct`."""
         body = f"<QQQQQQQIIIIf{self.prediction_width}fBB"
+        return struct.Struct(f"{body}{self.result_dtype.itemsize - struct.calcsize(body)}x")
+
+    @cached_property
+    def result_marks_struct(self) -> struct.Struct:
+        """Of the same record only durable_seq, tag, status and kind, at a cost that is the same for any prediction."""
+        body = f"<24xQ24xI16x{4 * self.prediction_width}xBB"
         return struct.Struct(f"{body}{self.result_dtype.itemsize - struct.calcsize(body)}x")
 
     @cached_property
@@ -233,6 +242,15 @@ class Layout:
             if results["hydrate_us"].any():
                 columns.hydrate_us = results["hydrate_us"].tobytes()
         return columns
+
+
+def watermarks(raw: bytes) -> Records:
+    """The watermarks of a link frame, read-only, without copying.
+
+    Raises:
+        Refused: the bytes are no whole number of records.
+    """
+    return _records(raw, WATERMARK)
 
 
 def joined(parts: Sequence[Records]) -> Records:

@@ -17,11 +17,11 @@ from evercurrent.errors import refused, rejection
 from evercurrent.slots import slot_of, user_key
 from evercurrent.v1 import admin_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
-from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, IndexedRejection
-from evercurrent.wire import Layout, Records
+from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_QUERY, IndexedRejection
+from evercurrent.wire import Layout, Records, watermarks
 from router.latency import Latency
 from router.ring import Ring
-from router.sessions import CLOSING, NOBODY, OPENING, Admission, SessionTable
+from router.sessions import ACTIVE, CLOSING, NOBODY, OPENING, SETTLING, Admission, SessionTable
 
 RETRY_AFTER_MS = 500
 
@@ -37,6 +37,9 @@ class Feed(Protocol):
 
     def results(self, records: Records, rejections: Sequence[IndexedRejection]) -> None:
         """Results of its events in order; `rejections` are by index into `records`."""
+
+    def durable(self, sids: NDArray[np.int64], seqs: NDArray[np.uint64]) -> None:
+        """Watermarks: these sessions are durable up to these seqs. What results say themselves is not repeated."""
 
     def ended(self, sids: Sequence[int], why: pb.Rejection) -> None:
         """These sessions are gone; their sids are no longer the feed's. What they had in flight gets no answer."""
@@ -66,6 +69,20 @@ class Outbox:
         self._events.append(raw)
         self._num_events += num_events
         self._wake()
+
+    def drop(self, tags: Sequence[int], layout: Layout) -> None:
+        """Unsend the events of tags that the worker gave up: in the same frame, the open of the session that is given the
+        tag next would come before them."""
+        events = layout.events(b"".join(self._events))
+        kept = ~np.isin(events["tag"], tags)
+        places = np.cumsum(kept) - 1
+        self._refusals = [
+            IndexedRejection(index=int(places[refusal.index]), rejection=refusal.rejection)
+            for refusal in self._refusals
+            if kept[refusal.index]
+        ]
+        self._events = [events[kept].tobytes()]
+        self._num_events = int(kept.sum())
 
     def take(self) -> worker_pb2.LinkRequest:
         """All that waits, as one message."""
@@ -145,8 +162,11 @@ class RoutingCore:
         slot = slot_of(user_key(namespace, user_id))
         return slot, int(self.ring.owners[slot])
 
-    def open(self, feed: int, tag: int, user_id: str, namespace: str, session_id: str) -> int:
-        """Open a session at the user's worker; its sid. The feed is told by `opened`.
+    def open(
+        self, feed: int, tag: int, user_id: str, namespace: str, session_id: str, wait_durable: bool = False
+    ) -> int:
+        """Open a session at the user's worker; its sid. The feed is told by `opened` and, with `wait_durable`, of
+        watermarks.
 
         Raises:
             Refused: REASON_UNAVAILABLE, the worker is not reachable.
@@ -155,9 +175,16 @@ class RoutingCore:
         link = self.links[worker]
         if link.outbox is None:
             raise refused(pb.REASON_UNAVAILABLE, "user_id", f"{link.name} is not reachable", RETRY_AFTER_MS)
-        sid = self.sessions.allocate(feed, worker, tag)
+        sid = self.sessions.allocate(feed, worker, tag, wait_durable)
         link.outbox.open(
-            worker_pb2.LinkTagOpen(tag=sid, user_id=user_id, session_id=session_id, namespace=namespace, slot=slot)
+            worker_pb2.LinkTagOpen(
+                tag=sid,
+                user_id=user_id,
+                session_id=session_id,
+                namespace=namespace,
+                slot=slot,
+                watermarks=wait_durable,
+            )
         )
         return sid
 
@@ -183,7 +210,7 @@ class RoutingCore:
         link.outbox.send(event, num_events, refusal)
 
     def send_many(self, sids: NDArray[np.int32], events: Records) -> Admission:
-        """Admit events of ACTIVE or CLOSING sessions, and send those that are accepted."""
+        """Admit events of sessions that are open or were, and send those that are accepted."""
         room = np.array([self._in_flight_link_max - link.num_in_flight for link in self.links])
         admission = self.sessions.admit(sids, events, room, self.session_max)
         if not admission.accepted.all():
@@ -257,6 +284,10 @@ class RoutingCore:
             self._opened(answer)
         if frame.results:
             self._results(self.links[worker], self.layout.results(frame.results), frame.rejections)
+        if frame.watermarks:
+            self._watermarks(watermarks(frame.watermarks))
+        if frame.ended:
+            self._ended(self.links[worker], frame.ended)
 
     def _send_close(self, sid: int) -> None:
         link = self.links[self.sessions.worker[sid]]
@@ -274,7 +305,7 @@ class RoutingCore:
         sid = answer.tag
         feed = self._feeds.get(int(self.sessions.feed[sid]))
         if not answer.HasField("rejection"):
-            self.sessions.activate(sid, answer.applied_seq)
+            self.sessions.activate(sid, answer.applied_seq, answer.durable_seq)
         elif self.sessions.state[sid] == OPENING and self.sessions.num_in_flight[sid]:
             # Events were sent along with the open: the sid is free when they have been answered, not before.
             self.close(sid)
@@ -293,24 +324,64 @@ class RoutingCore:
         link.num_updates += int(np.count_nonzero(records["status"] == pb.STATUS_APPLIED))
         self.latency.add(records, self.clock_us())
         for indexed in rejections:
-            if indexed.rejection.reason == pb.REASON_SEQ_GAP:
-                sid = int(sids[indexed.index])
-                self.sessions.next_seq[sid] = int(records["applied_seq"][indexed.index]) + 1
+            self._rewind(records[indexed.index])
+        self.sessions.raise_durable(sids, records["durable_seq"])
         self._deliver(sids, records, rejections)
         for sid in sids[records["kind"] == EVENT_KIND_CLOSE].tolist():
             self.sessions.free(sid)
+        self._settle(sids)
 
     def _result(self, link: Link, records: Records) -> None:
         """The same for one plain result, without the array operations that pay only for many."""
-        record = records[0]
-        sid = int(record["tag"])
-        self.sessions.num_in_flight[sid] -= 1
-        link.num_updates += int(record["status"] == pb.STATUS_APPLIED)
+        durable_seq, sid, status, kind = self.layout.result_marks_struct.unpack(records.tobytes())
+        sessions = self.sessions
+        sessions.num_in_flight[sid] -= 1
+        link.num_updates += status == pb.STATUS_APPLIED
         self.latency.add(records, self.clock_us())
-        feed = self._feeds.get(self.sessions.feed.item(sid))
+        if durable_seq > sessions.durable_seq.item(sid):
+            sessions.durable_seq[sid] = durable_seq
+        feed = self._feeds.get(sessions.feed.item(sid))
         if feed is not None:
             feed.results(records, ())
-        if record["kind"] == EVENT_KIND_CLOSE:
+        if kind == EVENT_KIND_CLOSE:
+            sessions.free(sid)
+        elif sessions.state.item(sid) == SETTLING:
+            self._settle(np.array([sid]))
+
+    def _rewind(self, record: np.void) -> None:
+        """What was rejected without being consumed is expected again."""
+        if record["kind"] not in (EVENT_KIND_QUERY, EVENT_KIND_CLOSE) and record["applied_seq"] < record["seq"]:
+            self.sessions.next_seq[record["tag"]] = record["applied_seq"] + np.uint64(1)
+
+    def _watermarks(self, records: Records) -> None:
+        """Those of a tag that was closed and is another session's by now are void."""
+        sids = records["tag"].astype(np.int64)
+        current = self.sessions.state[sids] >= ACTIVE
+        sids, seqs = sids[current], records["durable_seq"][current]
+        self.sessions.raise_durable(sids, seqs)
+        owners = self.sessions.feed[sids]
+        for number in np.unique(owners).tolist():
+            feed = self._feeds.get(number)
+            if feed is not None:
+                own = owners == number
+                feed.durable(sids[own], seqs[own])
+        self._settle(sids)
+
+    def _settle(self, sids: NDArray[np.int64]) -> None:
+        """Send the closes that these sessions held back for events that are durable now."""
+        for sid in self.sessions.settled(sids):
+            self._send_close(sid)
+
+    def _ended(self, link: Link, ended: Sequence[worker_pb2.LinkTagEnded]) -> None:
+        """The worker gave these tags up: it answers nothing more for them."""
+        assert link.outbox is not None, "the link is open"
+        link.outbox.drop([tag.tag for tag in ended], self.layout)
+        for tag in ended:
+            sid = tag.tag
+            feed = self._feeds.get(int(self.sessions.feed[sid]))
+            if feed is not None:
+                feed.ended([sid], tag.rejection)
+            link.num_in_flight -= int(self.sessions.num_in_flight[sid])
             self.sessions.free(sid)
 
     def _deliver(self, sids: NDArray[np.int64], records: Records, rejections: Sequence[IndexedRejection]) -> None:

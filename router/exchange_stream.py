@@ -2,7 +2,7 @@
 
 The stream is bounded by `in_flight_max` events whose results are not yet written; beyond it, it is not read. Events
 of a session that is still opening are held here and go on when the worker has answered; the others do not wait for
-them.
+them. With wait_durable a close waits in the session table until its session is durable; here it counts as unanswered.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from evercurrent.v1.session_pb2 import ExchangeOpen, ExchangeOpened, SessionOpen
 from evercurrent.v1.wire_pb2 import WireExchangeFrame, WireExchangeRequest, WireExchangeResponse, WireExchangeResults
 from evercurrent.wire import Records, joined
 from router.core import RoutingCore
-from router.requests import check_durability, check_model, check_namespace, check_user_id, checked_session_id
-from router.sessions import OPENING
+from router.requests import check_model, check_namespace, check_user_id, checked_session_id
+from router.sessions import OPENING, SETTLING
 from router.streams import parse, serve, unix_us
 
 TAG_MAX = 1 << 20
@@ -52,10 +52,10 @@ class ExchangeStream:
     def __init__(self, core: RoutingCore, request: ExchangeOpen, settings: RouterSettings) -> None:
         check_namespace(request.namespace, "open.namespace")
         check_model(request.model, core.model, "open.model")
-        check_durability(request.wait_durable, "open.wait_durable")
         self._core = core
         self._settings = settings
         self._namespace = request.namespace
+        self._wait_durable = request.wait_durable
         self._timings = request.timings
         self._layout = core.layout
         self._sid_of_tag = np.full(1024, NO_SESSION, np.int32)
@@ -110,12 +110,16 @@ class ExchangeStream:
                 self._forget(sid, tag)
         self._say_results(_Chunk(records, tags, totals_us))
 
+    def durable(self, sids: NDArray[np.int64], seqs: NDArray[np.uint64]) -> None:
+        self._filled.set()
+
     def ended(self, sids: Sequence[int], why: pb.Rejection) -> None:
         for sid in sids:
             tag = int(self._core.sessions.tag[sid])
             if self._session_ids.pop(sid, None) is None:
                 self._num_pending += 1
-            self._num_pending -= int(self._core.sessions.num_in_flight[sid])
+            held_back = self._core.sessions.state[sid] == SETTLING
+            self._num_pending -= int(self._core.sessions.num_in_flight[sid]) + int(held_back)
             self._forget(sid, tag)
             self._refuse_held(sid, tag, why)
             self._say_open(TagOpened(tag=tag, rejection=why))
@@ -137,7 +141,7 @@ class ExchangeStream:
             async with asyncio.TaskGroup() as tasks:
                 writing = tasks.create_task(self._write(context))
                 await self._read(context)
-                while self._num_pending:
+                while self._num_pending or not self._is_settled():
                     await self._wait_written()
                 writing.cancel()
         except BaseExceptionGroup as group:
@@ -174,6 +178,13 @@ class ExchangeStream:
             self._written.set()
             if self._ending is not None:
                 raise Refused(self._ending)
+
+    def _is_settled(self) -> bool:
+        """Whether nothing is waited for to become durable."""
+        if not self._wait_durable:
+            return True
+        sids = np.fromiter(self._sids, np.int64, len(self._sids))
+        return bool(self._core.sessions.is_durable(sids).all())
 
     async def _wait_written(self) -> None:
         self._written.clear()
@@ -250,7 +261,7 @@ class ExchangeStream:
             lost = events[unknown & (events["kind"] != EVENT_KIND_CLOSE)]
             whys = [rejection(pb.REASON_TAG, "tag", f"{tag} names no open session") for tag in lost["tag"].tolist()]
             self._num_pending += len(lost)
-            self._reject(lost, lost["tag"], np.zeros(len(lost), np.uint64), whys)
+            self._reject(lost, lost["tag"], whys)
             events, sids = events[~unknown], sids[~unknown]
         events["tag"] = sids
         self._num_pending += len(events)
@@ -263,7 +274,9 @@ class ExchangeStream:
             tag = self._free_tag(request.tag)
             check_user_id(request.user_id, "opens.user_id")
             session_id = checked_session_id(request.session_id, "opens.session_id")
-            sid = self._core.open(self._feed, tag, request.user_id, self._namespace, session_id)
+            sid = self._core.open(
+                self._feed, tag, request.user_id, self._namespace, session_id, wait_durable=self._wait_durable
+            )
         except Refused as error:
             self._opens.append(TagOpened(tag=request.tag, rejection=error.rejection))
             self._filled.set()
@@ -314,41 +327,48 @@ class ExchangeStream:
         gone = events["tag"] == sid
         self._held = [events[~gone]] if not gone.all() else []
         num_gone = int(gone.sum())
-        tags, applied = np.full(num_gone, tag, np.uint32), np.zeros(num_gone, np.uint64)
-        self._reject(events[gone], tags, applied, [why] * num_gone)
+        self._reject(events[gone], np.full(num_gone, tag, np.uint32), [why] * num_gone)
 
     def _answer(
         self, events: Records, sids: NDArray[np.int32], refusals: dict[int, pb.Rejection], duplicates: Iterable[int]
     ) -> None:
         """Answer what was not admitted."""
-        tags, applied = self._core.sessions.tag[sids], self._core.sessions.next_seq[sids] - np.uint64(1)
+        tags = self._core.sessions.tag[sids]
         at = np.fromiter(refusals, np.intp, len(refusals))
         told = events["kind"][at] != EVENT_KIND_CLOSE
         # A second close of a tag is ignored: the first will be answered.
         self._num_pending -= int((~told).sum())
         if told.any():
             whys = [why for why, said in zip(refusals.values(), told.tolist(), strict=True) if said]
-            self._reject(events[at][told], tags[at][told], applied[at][told], whys)
+            self._reject(events[at][told], tags[at][told], whys, sids[at][told])
         again = np.fromiter(duplicates, np.intp)
         if len(again):
-            self._local(events[again], tags[again], applied[again], pb.STATUS_DUPLICATE)
+            self._local(events[again], tags[again], pb.STATUS_DUPLICATE, sids[again])
 
     def _reject(
-        self, events: Records, tags: NDArray[np.uint32], applied: NDArray[np.uint64], whys: Sequence[pb.Rejection]
+        self,
+        events: Records,
+        tags: NDArray[np.uint32],
+        whys: Sequence[pb.Rejection],
+        sids: NDArray[np.int32] | None = None,
     ) -> None:
         for at, why in enumerate(whys):
             self._rejections.append(IndexedRejection(index=self._num_results + at, rejection=why))
-        self._local(events, tags, applied, pb.STATUS_REJECTED)
+        self._local(events, tags, pb.STATUS_REJECTED, sids)
 
-    def _local(self, events: Records, tags: NDArray[np.uint32], applied: NDArray[np.uint64], status: int) -> None:
-        """Results that need no worker."""
+    def _local(
+        self, events: Records, tags: NDArray[np.uint32], status: int, sids: NDArray[np.int32] | None = None
+    ) -> None:
+        """Results that need no worker; they tell how far their sessions are, if there are any."""
         if not len(events):
             return
         records = np.zeros(len(events), self._layout.result_dtype)
         for name in ("seq", "kind", "stamp_us"):
             records[name] = events[name]
         records["status"] = status
-        records["applied_seq"] = applied
+        if sids is not None:
+            records["applied_seq"] = self._core.sessions.next_seq[sids] - np.uint64(1)
+            records["durable_seq"] = self._core.sessions.durable_seq[sids]
         records["loss"] = np.nan
         records["prediction"] = np.nan
         totals_us = np.zeros(len(events), np.uint32) if self._timings else None

@@ -34,6 +34,10 @@ class Ring:
         """Slots of each member."""
         return np.bincount(self.owners, minlength=len(self.names))
 
+    def slots_of(self, worker: int) -> list[int]:
+        """The slots of one member, by its index."""
+        return np.flatnonzero(self.owners == worker).tolist()
+
 
 def build_ring(names: Sequence[str]) -> Ring:
     """The ring of these workers; their order does not matter.

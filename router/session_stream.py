@@ -1,7 +1,8 @@
 """One user's Session stream: reads requests, packs them for the link, writes replies in order.
 
 The stream is bounded by `session_max` requests whose replies are not yet written; beyond it, it is not read, so a
-client that does not take its replies slows down itself alone.
+client that does not take its replies slows down itself alone. A watermark is never queued: what is written is how far
+the session table is when the writer gets to it.
 """
 
 from __future__ import annotations
@@ -10,23 +11,18 @@ import asyncio
 from collections.abc import Sequence
 
 import grpc.aio
+import numpy as np
+from numpy.typing import NDArray
 
 from evercurrent.errors import Refused, refused, rejection, sole_refusal
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
 from evercurrent.v1.columns_pb2 import IndexedRejection
-from evercurrent.v1.session_pb2 import SessionOpen, SessionOpened, SessionRequest, SessionResponse
+from evercurrent.v1.session_pb2 import SessionOpen, SessionOpened, SessionRequest, SessionResponse, Watermark
 from evercurrent.wire import Records
 from router.core import RoutingCore
 from router.replies import Replies
-from router.requests import (
-    Packer,
-    check_durability,
-    check_model,
-    check_namespace,
-    check_user_id,
-    checked_session_id,
-)
+from router.requests import Packer, check_model, check_namespace, check_user_id, checked_session_id
 from router.sessions import SEQ_MAX, too_far
 from router.streams import parse, serve, unix_us
 
@@ -40,7 +36,7 @@ class SessionStream:
         check_user_id(request.user_id, "open.user_id")
         check_namespace(request.namespace, "open.namespace")
         check_model(request.model, core.model, "open.model")
-        check_durability(request.wait_durable, "open.wait_durable")
+        self._wait_durable = request.wait_durable
         self._session_id = checked_session_id(request.session_id, "open.session_id")
         self._packer = Packer(core.layout)
         self._replies = Replies(request.timings)
@@ -48,12 +44,17 @@ class SessionStream:
         self._ending: pb.Rejection | None = None
         self._outgoing: list[SessionResponse] = []
         self._num_pending = 0
+        self._durable_told = 0
         self._filled = asyncio.Event()
         self._written = asyncio.Event()
         self._feed = core.add_feed(self)
         self._sids: list[int] = []
         try:
-            self._sids.append(core.open(self._feed, 0, request.user_id, request.namespace, self._session_id))
+            self._sids.append(
+                core.open(
+                    self._feed, 0, request.user_id, request.namespace, self._session_id, wait_durable=self._wait_durable
+                )
+            )
         except Refused:
             core.remove_feed(self._feed, ())
             raise
@@ -72,6 +73,9 @@ class SessionStream:
                 self._outgoing.append(SessionResponse(query_result=reply))
         self._filled.set()
 
+    def durable(self, sids: NDArray[np.int64], seqs: NDArray[np.uint64]) -> None:
+        self._filled.set()
+
     def ended(self, sids: Sequence[int], why: pb.Rejection) -> None:
         self._sids.clear()
         self.stop(why)
@@ -86,17 +90,18 @@ class SessionStream:
         """Serve the stream to its end.
 
         Raises:
-            Refused: the open was refused, or the worker was lost.
+            Refused: the open was refused, or the session ended.
         """
         try:
             answer = await self._opening
             if answer.HasField("rejection"):
                 raise Refused(answer.rejection)
+            self._durable_told = answer.durable_seq
             self._say(SessionResponse(opened=self._opened_message(answer)))
             async with asyncio.TaskGroup() as tasks:
                 writing = tasks.create_task(self._write(context))
                 await self._read(context)
-                while self._num_pending:
+                while self._num_pending or not self._is_settled():
                     await self._wait_written()
                 writing.cancel()
         except BaseExceptionGroup as group:
@@ -120,14 +125,28 @@ class SessionStream:
             bool(self._sids) and self._core.sessions.num_in_flight.item(self._sids[0]) >= session_max
         )
 
+    def _is_settled(self) -> bool:
+        """Whether nothing is waited for to become durable, and to be told so."""
+        return (
+            not self._wait_durable
+            or not self._sids
+            or self._durable_told + 1 >= self._core.sessions.next_seq.item(self._sids[0])
+        )
+
     async def _write(self, context: grpc.aio.ServicerContext) -> None:
         while True:
             await self._filled.wait()
             self._filled.clear()
             messages, self._outgoing = self._outgoing, []
+            # Read now: while messages are written there come results, which must not be overtaken.
+            durable_seq = self._durable_seq()
             for message in messages:
                 await context.write(message.SerializeToString())
             self._num_pending -= len(messages)
+            if self._wait_durable and durable_seq > self._durable_told:
+                watermark = SessionResponse(watermark=Watermark(durable_seq=durable_seq))
+                await context.write(watermark.SerializeToString())
+                self._durable_told = durable_seq
             self._written.set()
             if self._ending is not None:
                 raise Refused(self._ending)
@@ -187,14 +206,15 @@ class SessionStream:
         if why is not None:
             self._reject(sid, seq, why)
             return
-        applied = int(self._core.sessions.next_seq[sid]) - 1
-        self._say(
-            SessionResponse(result=pb.ObservationResult(seq=seq, status=pb.STATUS_DUPLICATE, applied_seq=applied))
-        )
+        self._say_result(sid, pb.ObservationResult(seq=seq, status=pb.STATUS_DUPLICATE))
 
     def _reject(self, sid: int, seq: int, why: pb.Rejection) -> None:
-        result = pb.ObservationResult(seq=seq, status=pb.STATUS_REJECTED, rejection=why)
-        result.applied_seq = int(self._core.sessions.next_seq[sid]) - 1
+        self._say_result(sid, pb.ObservationResult(seq=seq, status=pb.STATUS_REJECTED, rejection=why))
+
+    def _say_result(self, sid: int, result: pb.ObservationResult) -> None:
+        """A result that needs no worker."""
+        result.applied_seq = self._core.sessions.next_seq.item(sid) - 1
+        result.durable_seq = self._durable_seq()
         self._say(SessionResponse(result=result))
 
     def _ask(self, query: pb.Query, stamp_us: int) -> None:
@@ -243,6 +263,9 @@ class SessionStream:
         self._outgoing.append(message)
         self._num_pending += 1
         self._filled.set()
+
+    def _durable_seq(self) -> int:
+        return self._core.sessions.durable_seq.item(self._sids[0]) if self._sids else self._durable_told
 
     def _opened_message(self, answer: worker_pb2.LinkTagOpened) -> SessionOpened:
         return SessionOpened(

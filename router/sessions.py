@@ -1,11 +1,12 @@
 """The sessions of a router: where each one is and what it may send next. A pure state machine over arrays.
 
-    FREE → OPENING → ACTIVE → CLOSING → FREE
+    FREE → OPENING → ACTIVE → (SETTLING →) CLOSING → FREE
 
 A session is named by a small number, its *sid*, which is also its tag on the link. Arrays, because a frame of
 hundreds of events is admitted by a few operations; one event by itself reads single cells of the same arrays. The
 worker is the judge of seqs; the router checks them first so that what is wrong is answered near, and resumes where
-the worker says.
+the worker says. A session that waits for durability is SETTLING from its close until all that was sent of it is
+durable; only then is the worker told of the close.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from evercurrent.v1.columns_pb2 import (
 )
 from evercurrent.wire import Records
 
-FREE, OPENING, ACTIVE, CLOSING = range(4)
+FREE, OPENING, ACTIVE, SETTLING, CLOSING = range(5)
 
 SEQ_MAX = (1 << 63) - 1
 """No skip goes further: what follows must have a seq as well."""
@@ -38,7 +39,8 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Which events of a frame go on: `accepted` in order; `refused` and `duplicate` by index."""
+    """Which events of a frame go on: `accepted` in order; `refused` and `duplicate` by index. A close that is none of
+    these goes on later."""
 
     accepted: NDArray[np.bool_]
     refused: dict[int, pb.Rejection]
@@ -47,8 +49,8 @@ class Admission:
 
 class SessionTable:
     """All sessions, by sid: `state`, `feed` (who feeds it), `worker` (index on the ring), `tag` (the feed's own name
-    for it), `next_seq` (expected), `resumed_at` (consumed before this feed opened it), `num_in_flight` (events sent
-    and not answered)."""
+    for it), `next_seq` (expected), `resumed_at` (consumed before this feed opened it), `durable_seq` (as told by
+    the worker), `wait_durable` (whether its close waits), `num_in_flight` (events sent and not answered)."""
 
     def __init__(self, capacity: int = 1024) -> None:
         self.state = np.zeros(capacity, np.uint8)
@@ -57,6 +59,8 @@ class SessionTable:
         self.tag = np.zeros(capacity, np.uint32)
         self.next_seq = np.zeros(capacity, np.uint64)
         self.resumed_at = np.zeros(capacity, np.uint64)
+        self.durable_seq = np.zeros(capacity, np.uint64)
+        self.wait_durable = np.zeros(capacity, np.bool_)
         self.num_in_flight = np.zeros(capacity, np.int32)
         self._last = np.zeros(capacity, np.int64)
         self._free: list[int] = []
@@ -65,7 +69,7 @@ class SessionTable:
     def __len__(self) -> int:
         return self._used - len(self._free)
 
-    def allocate(self, feed: int, worker: int, tag: int) -> int:
+    def allocate(self, feed: int, worker: int, tag: int, wait_durable: bool = False) -> int:
         """A new session, OPENING."""
         if self._free:
             sid = self._free.pop()
@@ -80,15 +84,33 @@ class SessionTable:
         self.tag[sid] = tag
         self.next_seq[sid] = 1
         self.resumed_at[sid] = 0
+        self.durable_seq[sid] = 0
+        self.wait_durable[sid] = wait_durable
         self.num_in_flight[sid] = 0
         return sid
 
-    def activate(self, sid: int, applied_seq: int) -> None:
-        """The worker opened the session and has consumed this much of it."""
+    def activate(self, sid: int, applied_seq: int, durable_seq: int) -> None:
+        """The worker opened the session and has consumed this much of it, of which so much is durable."""
         if self.state[sid] == OPENING:
             self.state[sid] = ACTIVE
         self.resumed_at[sid] = applied_seq
         self.next_seq[sid] = applied_seq + 1
+        self.durable_seq[sid] = durable_seq
+
+    def raise_durable(self, sids: NDArray[np.int64], seqs: NDArray[np.uint64]) -> None:
+        """The worker said that so much is durable; what it said before may have been more."""
+        np.maximum.at(self.durable_seq, sids, seqs)
+
+    def is_durable(self, sids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Of which of these sessions all that was sent is durable."""
+        return self.durable_seq[sids] + np.uint64(1) >= self.next_seq[sids]
+
+    def settled(self, sids: NDArray[np.int64]) -> list[int]:
+        """Those of these sessions that were SETTLING and have nothing to wait for any more: they are CLOSING."""
+        settling = np.unique(sids[self.state[sids] == SETTLING])
+        settled = settling[self.is_durable(settling)]
+        self.state[settled] = CLOSING
+        return [int(sid) for sid in settled]
 
     def leave(self, sid: int) -> None:
         """Its stream is done with the session; it is free once the worker has answered the close."""
@@ -161,6 +183,8 @@ class SessionTable:
                 refused[index] = why
             elif kind not in (EVENT_KIND_QUERY, EVENT_KIND_CLOSE) and seq < self.next_seq[sid]:
                 duplicates.append(index)
+            elif kind == EVENT_KIND_CLOSE and self._must_settle(sid):
+                self.state[sid] = SETTLING
             else:
                 accepted[index] = True
                 left[worker] -= 1
@@ -170,6 +194,9 @@ class SessionTable:
                 elif kind != EVENT_KIND_QUERY:
                     self.next_seq[sid] = seq + 1
         return Admission(accepted, refused, tuple(duplicates))
+
+    def _must_settle(self, sid: int) -> bool:
+        return bool(self.wait_durable[sid] and self.durable_seq[sid] + np.uint64(1) < self.next_seq[sid])
 
     def _refusal(self, sid: int, kind: int, seq: int, room: int, session_max: int) -> pb.Rejection | None:
         if self.state[sid] != ACTIVE:

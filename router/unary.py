@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evercurrent.errors import Refused, refused, rejection
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
@@ -13,14 +16,7 @@ from evercurrent.v1.session_pb2 import ObserveRequest, PredictRequest
 from evercurrent.wire import Records
 from router.core import RoutingCore
 from router.replies import Replies
-from router.requests import (
-    Packer,
-    check_durability,
-    check_model,
-    check_namespace,
-    check_user_id,
-    checked_session_id,
-)
+from router.requests import Packer, check_model, check_namespace, check_user_id, checked_session_id
 from router.streams import unix_us
 
 User = tuple[str, str, str]
@@ -31,22 +27,8 @@ Packed = tuple[bytes, int, pb.Rejection | None]
 
 Reply = pb.ObservationResult | pb.QueryResult
 
-BAD_REQUEST = frozenset(
-    {
-        pb.REASON_IDS_COUNT,
-        pb.REASON_ID_RANGE,
-        pb.REASON_FEATURES_COUNT,
-        pb.REASON_FEATURE_NOT_FINITE,
-        pb.REASON_OUTCOME,
-        pb.REASON_EVENT_TIME,
-        pb.REASON_TOO_LARGE,
-        pb.REASON_CANDIDATES,
-        pb.REASON_SEQ_GAP,
-        pb.REASON_DEADLINE,
-        pb.REASON_MODEL_ERROR,
-    }
-)
-"""Rejections that end the call with their status; the guard's are results."""
+GUARD = frozenset({pb.REASON_LOSS_NOT_FINITE, pb.REASON_GRADIENT, pb.REASON_STATE})
+"""Rejections that are results; all others end the call with their status."""
 
 
 async def observe(core: RoutingCore, request: ObserveRequest, time_left_s: float | None) -> pb.ObservationResult:
@@ -56,7 +38,6 @@ async def observe(core: RoutingCore, request: ObserveRequest, time_left_s: float
         Refused: the request cannot be taken.
     """
     _check_user(core, request.user_id, request.namespace, request.model)
-    check_durability(request.wait_for == pb.WAIT_FOR_DURABLE, "wait_for")
     if not request.HasField("observation"):
         raise refused(pb.REASON_PROTOCOL, "observation", "is required")
     observation = request.observation
@@ -74,9 +55,8 @@ async def observe(core: RoutingCore, request: ObserveRequest, time_left_s: float
                 raise
             return packer.refusal(sid, observation.seq, stamp_us), 1, error.rejection
 
-    reply = await _Call(core, request.timings, "observation.").run(
-        (request.user_id, request.namespace, session_id), pack
-    )
+    call = _Call(core, request.timings, "observation.", wait_durable=request.wait_for == pb.WAIT_FOR_DURABLE)
+    reply = await call.run((request.user_id, request.namespace, session_id), pack)
     assert isinstance(reply, pb.ObservationResult)
     return reply
 
@@ -103,11 +83,21 @@ async def predict(core: RoutingCore, request: PredictRequest, time_left_s: float
 
 
 class _Call:
-    """A feed of one event."""
+    """A feed of one event. With `wait_durable` what was applied is the reply once a watermark covers its seq or, where
+    there is no session, its version."""
 
-    def __init__(self, core: RoutingCore, timings: bool, prefix: str, num_candidates: int = 0) -> None:
+    def __init__(
+        self,
+        core: RoutingCore,
+        timings: bool,
+        prefix: str,
+        num_candidates: int = 0,
+        wait_durable: bool = False,
+    ) -> None:
         self._core = core
         self._prefix = prefix
+        self._wait_durable = wait_durable
+        self._applied: pb.ObservationResult | None = None
         self._replies = Replies(timings)
         if num_candidates:
             self._replies.expect_query(num_candidates)
@@ -121,10 +111,26 @@ class _Call:
 
     def results(self, records: Records, rejections: Sequence[IndexedRejection]) -> None:
         for reply in self._replies.make(records, rejections, self._core.clock_us()):
-            if reply.status == pb.STATUS_REJECTED and reply.rejection.reason in BAD_REQUEST:
+            if reply.status == pb.STATUS_REJECTED and reply.rejection.reason not in GUARD:
                 self._fail(self._prefixed(reply.rejection))
+            elif self._wait_durable and isinstance(reply, pb.ObservationResult) and reply.status != pb.STATUS_REJECTED:
+                self._applied = reply
+                if reply.seq:
+                    self._reach(self._core.sessions.durable_seq.item(self._sids[0]))
             elif not self._reply.done():
                 self._reply.set_result(reply)
+
+    def durable(self, sids: NDArray[np.int64], seqs: NDArray[np.uint64]) -> None:
+        self._reach(int(seqs.max()))
+
+    def _reach(self, durable_seq: int) -> None:
+        """So much is durable: a version where there is no session."""
+        reply = self._applied
+        if reply is None or self._reply.done() or durable_seq < (reply.seq or reply.version):
+            return
+        if reply.seq:
+            reply.durable_seq = durable_seq
+        self._reply.set_result(reply)
 
     def ended(self, sids: Sequence[int], why: pb.Rejection) -> None:
         self._sids.clear()
@@ -137,7 +143,7 @@ class _Call:
         """Open, send, wait for the reply, close. The close is sent however this ends."""
         feed = self._core.add_feed(self)
         try:
-            sid = self._core.open(feed, 0, *user)
+            sid = self._core.open(feed, 0, *user, wait_durable=self._wait_durable)
             self._sids.append(sid)
             try:
                 packed = pack(Packer(self._core.layout), sid, self._core.clock_us())

@@ -28,10 +28,12 @@ if _version_not_supported:
 class SessionServiceStub:
     """Observations in, predictions out, each learned from before the next is predicted.
 
-    Statuses that end a call: INVALID_ARGUMENT (the open is wrong), UNAVAILABLE (the user's worker is not reachable, or
-    the server is draining: retry with backoff), ABORTED (the session was forgotten: open a new
-    one), RESOURCE_EXHAUSTED (full; the RetryInfo detail says when to come back), FAILED_PRECONDITION (durability was
-    asked for and there is no store). Each carries an ErrorInfo whose reason is a Reason without its prefix.
+    Statuses that end a call: INVALID_ARGUMENT (the open is wrong), UNAVAILABLE (the user's worker or its store is not
+    reachable, or the server is draining: retry with backoff), ABORTED (SESSION_FORGOTTEN: open a new session; NOT_OWNER:
+    another worker owns the user now: open again and go on after `opened.applied_seq`), RESOURCE_EXHAUSTED (full; the
+    RetryInfo detail says when to come back), DATA_LOSS (what is stored of the user is damaged: an operator has to act).
+    Each carries an ErrorInfo whose reason is a Reason without its prefix. When a stream ends so, events above the last
+    durable_seq that was told may be kept or lost: `opened.applied_seq` of the next stream says which.
     """
 
     def __init__(self, channel):
@@ -65,30 +67,34 @@ class SessionServiceStub:
 class SessionServiceServicer:
     """Observations in, predictions out, each learned from before the next is predicted.
 
-    Statuses that end a call: INVALID_ARGUMENT (the open is wrong), UNAVAILABLE (the user's worker is not reachable, or
-    the server is draining: retry with backoff), ABORTED (the session was forgotten: open a new
-    one), RESOURCE_EXHAUSTED (full; the RetryInfo detail says when to come back), FAILED_PRECONDITION (durability was
-    asked for and there is no store). Each carries an ErrorInfo whose reason is a Reason without its prefix.
+    Statuses that end a call: INVALID_ARGUMENT (the open is wrong), UNAVAILABLE (the user's worker or its store is not
+    reachable, or the server is draining: retry with backoff), ABORTED (SESSION_FORGOTTEN: open a new session; NOT_OWNER:
+    another worker owns the user now: open again and go on after `opened.applied_seq`), RESOURCE_EXHAUSTED (full; the
+    RetryInfo detail says when to come back), DATA_LOSS (what is stored of the user is damaged: an operator has to act).
+    Each carries an ErrorInfo whose reason is a Reason without its prefix. When a stream ends so, events above the last
+    durable_seq that was told may be kept or lost: `opened.applied_seq` of the next stream says which.
     """
 
     def Session(self, request_iterator, context):
         """One user's ordered stream, for devices and games. `open` first and once; after it observations, queries and skips in
-        any mix, each answered in order. Half-close: all replies are flushed (and, with open.wait_durable, everything is
-        durable), then the stream ends with OK.
+        any mix, each answered in order. Half-close: all replies are flushed (and, with open.wait_durable, everything that
+        the session consumed is durable and the last watermark told), then the stream ends with OK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Exchange(self, request_iterator, context):
-        """Frames with the events of many users, for backends. `open` first and once. Half-close as in Session.
+        """Frames with the events of many users, for backends. `open` first and once. Half-close as in Session, for all tags
+        that are open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Observe(self, request, context):
-        """One observation, for scripts. With session_id and seq it may be repeated safely.
+        """One observation, for scripts. With session_id and seq it may be repeated safely. A call with wait_for =
+        WAIT_FOR_DURABLE that ends with DEADLINE_EXCEEDED, UNAVAILABLE or ABORTED may have applied it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,10 +141,12 @@ def add_SessionServiceServicer_to_server(servicer, server):
 class SessionService:
     """Observations in, predictions out, each learned from before the next is predicted.
 
-    Statuses that end a call: INVALID_ARGUMENT (the open is wrong), UNAVAILABLE (the user's worker is not reachable, or
-    the server is draining: retry with backoff), ABORTED (the session was forgotten: open a new
-    one), RESOURCE_EXHAUSTED (full; the RetryInfo detail says when to come back), FAILED_PRECONDITION (durability was
-    asked for and there is no store). Each carries an ErrorInfo whose reason is a Reason without its prefix.
+    Statuses that end a call: INVALID_ARGUMENT (the open is wrong), UNAVAILABLE (the user's worker or its store is not
+    reachable, or the server is draining: retry with backoff), ABORTED (SESSION_FORGOTTEN: open a new session; NOT_OWNER:
+    another worker owns the user now: open again and go on after `opened.applied_seq`), RESOURCE_EXHAUSTED (full; the
+    RetryInfo detail says when to come back), DATA_LOSS (what is stored of the user is damaged: an operator has to act).
+    Each carries an ErrorInfo whose reason is a Reason without its prefix. When a stream ends so, events above the last
+    durable_seq that was told may be kept or lost: `opened.applied_seq` of the next stream says which.
     """
 
     @staticmethod

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from evercurrent.describe import describe
 from evercurrent.errors import Refused
@@ -27,6 +28,7 @@ class Remembering:
     def __init__(self) -> None:
         self.answers: list[worker_pb2.LinkTagOpened] = []
         self.told: list[tuple[int, int, int]] = []
+        self.watermarks: list[tuple[int, int]] = []
         self.lost: list[int] = []
         self.stopped: pb.Rejection | None = None
 
@@ -36,6 +38,9 @@ class Remembering:
     def results(self, records: Records, rejections: Sequence[IndexedRejection]) -> None:
         reasons = {indexed.index: indexed.rejection.reason for indexed in rejections}
         self.told += [(int(record["tag"]), int(record["seq"]), reasons.get(at, 0)) for at, record in enumerate(records)]
+
+    def durable(self, sids: NDArray[np.int64], seqs: NDArray[np.uint64]) -> None:
+        self.watermarks += zip(sids.tolist(), seqs.tolist(), strict=True)
 
     def ended(self, sids: Sequence[int], why: pb.Rejection) -> None:
         self.lost += sids
@@ -112,10 +117,10 @@ def test_each_feed_is_told_its_own_in_order(core: RoutingCore) -> None:
     for at in (0, 1, 0, 2, 1, 0):
         core.send(sids[at], packed(core, sids[at], int(core.sessions.next_seq[sids[at]])))
         core.sessions.next_seq[sids[at]] += 1
-    reply(core, core.layout.events(outbox.take().frame.events), reject=[1, 5], applied_seq=1)
+    reply(core, core.layout.events(outbox.take().frame.events), reject=[4, 5], applied_seq=1)
     gap = pb.REASON_SEQ_GAP
     assert feeds[0].told == [(sids[0], 1, 0), (sids[0], 2, 0), (sids[0], 3, gap)]
-    assert feeds[1].told == [(sids[1], 1, gap), (sids[1], 2, 0)]
+    assert feeds[1].told == [(sids[1], 1, 0), (sids[1], 2, gap)]
     assert feeds[2].told == [(sids[2], 1, 0)]
     assert [int(core.sessions.next_seq[sid]) for sid in sids] == [2, 2, 2]
     assert core.links[WORKER].num_in_flight == 0

@@ -101,7 +101,7 @@ def test_frames_are_admitted_as_one_event_after_the_other(
     table, twin = SessionTable(capacity=2), TwinTable()
     for sid, applied_seq in enumerate(resumed):
         assert table.allocate(feed=1, worker=sid % NUM_WORKERS, tag=sid) == sid
-        table.activate(sid, applied_seq)
+        table.activate(sid, applied_seq, 0)
         twin.sessions.append(TwinSession(sid % NUM_WORKERS, applied_seq, applied_seq + 1))
     left = [room] * NUM_WORKERS
     for frame, all_answered in zip(frames, answered, strict=False):
@@ -135,7 +135,7 @@ def test_frames_are_admitted_as_one_event_after_the_other(
 def test_a_freed_sid_starts_anew() -> None:
     table = SessionTable(capacity=1)
     first = table.allocate(feed=1, worker=0, tag=3)
-    table.activate(first, 41)
+    table.activate(first, 41, 0)
     assert table.judge_seq(first, 41) is None
     table.free(first)
     again = table.allocate(feed=2, worker=1, tag=4)
