@@ -71,8 +71,8 @@ class Outbox:
         self._wake()
 
     def drop(self, tags: Sequence[int], layout: Layout) -> None:
-        """Unsend the events of tags that the worker gave up: in the same frame, the open of the session that is given the
-        tag next would come before them."""
+        """Unsend the events of tags that the worker gave up. They would come after the open of the session that gets
+        such a tag next."""
         events = layout.events(b"".join(self._events))
         kept = ~np.isin(events["tag"], tags)
         places = np.cumsum(kept) - 1

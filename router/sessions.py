@@ -107,7 +107,10 @@ class SessionTable:
 
     def settled(self, sids: NDArray[np.int64]) -> list[int]:
         """Those of these sessions that were SETTLING and have nothing to wait for any more: they are CLOSING."""
-        settling = np.unique(sids[self.state[sids] == SETTLING])
+        is_settling = self.state[sids] == SETTLING
+        if not is_settling.any():
+            return []
+        settling = np.unique(sids[is_settling])
         settled = settling[self.is_durable(settling)]
         self.state[settled] = CLOSING
         return [int(sid) for sid in settled]

@@ -16,7 +16,9 @@ from evercurrent.v1.columns_pb2 import (
     EVENT_KIND_QUERY,
     EVENT_KIND_SKIP,
 )
-from router.sessions import ACTIVE, CLOSING, SEQ_MAX, SessionTable
+from router.sessions import ACTIVE, CLOSING, SEQ_MAX, SETTLING, SessionTable
+
+HELD_BACK = -2
 
 EVENTS = np.dtype([("seq", "<u8"), ("kind", "u1")])
 NUM_SESSIONS = 5
@@ -30,8 +32,10 @@ class TwinSession:
     worker: int
     resumed_at: int
     next_seq: int
+    durable_seq: int
+    waits: bool
     num_in_flight: int = 0
-    closing: bool = False
+    state: int = ACTIVE
 
 
 @dataclass
@@ -41,12 +45,15 @@ class TwinTable:
     sessions: list[TwinSession] = field(default_factory=list)
 
     def admit(self, sid: int, kind: int, seq: int, room: list[int], session_max: int) -> int | None:
-        """None if it goes on, else a reason; -1 for a duplicate."""
+        """None if it goes on, else a reason; -1 for a duplicate, HELD_BACK for a close that waits."""
         session = self.sessions[sid]
-        if session.closing:
+        if session.state != ACTIVE:
             return pb.REASON_TAG
+        if kind == EVENT_KIND_CLOSE and session.waits and session.durable_seq < session.next_seq - 1:
+            session.state = SETTLING
+            return HELD_BACK
         if kind == EVENT_KIND_CLOSE:
-            session.closing = True
+            session.state = CLOSING
         elif room[session.worker] <= 0 or session.num_in_flight >= session_max:
             return pb.REASON_OVERLOADED
         elif kind == EVENT_KIND_SKIP:
@@ -86,23 +93,26 @@ repeated = st.lists(
 
 @given(
     frames=st.lists(st.one_of(events, plain, repeated), min_size=1, max_size=6),
-    resumed=st.lists(st.integers(0, 4), min_size=NUM_SESSIONS, max_size=NUM_SESSIONS),
+    resumed=st.lists(
+        st.tuples(st.integers(0, 4), st.integers(0, 2), st.booleans()), min_size=NUM_SESSIONS, max_size=NUM_SESSIONS
+    ),
     room=st.integers(0, 30),
     session_max=st.integers(1, 8),
     answered=st.lists(st.booleans(), min_size=6, max_size=6),
 )
 def test_frames_are_admitted_as_one_event_after_the_other(
     frames: list[list[tuple[int, int, int]]],
-    resumed: list[int],
+    resumed: list[tuple[int, int, bool]],
     room: int,
     session_max: int,
     answered: list[bool],
 ) -> None:
     table, twin = SessionTable(capacity=2), TwinTable()
-    for sid, applied_seq in enumerate(resumed):
-        assert table.allocate(feed=1, worker=sid % NUM_WORKERS, tag=sid) == sid
-        table.activate(sid, applied_seq, 0)
-        twin.sessions.append(TwinSession(sid % NUM_WORKERS, applied_seq, applied_seq + 1))
+    for sid, (applied_seq, num_at_risk, waits) in enumerate(resumed):
+        durable_seq = max(0, applied_seq - num_at_risk)
+        assert table.allocate(feed=1, worker=sid % NUM_WORKERS, tag=sid, wait_durable=waits) == sid
+        table.activate(sid, applied_seq, durable_seq)
+        twin.sessions.append(TwinSession(sid % NUM_WORKERS, applied_seq, applied_seq + 1, durable_seq, waits))
     left = [room] * NUM_WORKERS
     for frame, all_answered in zip(frames, answered, strict=False):
         records = np.zeros(len(frame), EVENTS)
@@ -119,27 +129,43 @@ def test_frames_are_admitted_as_one_event_after_the_other(
         assert admission.accepted.tolist() == [why is None for why in expected]
         assert list(admission.duplicates) == [index for index, why in enumerate(expected) if why == -1]
         assert {index: why.reason for index, why in admission.refused.items()} == {
-            index: why for index, why in enumerate(expected) if why not in (None, -1)
+            index: why for index, why in enumerate(expected) if why not in (None, -1, HELD_BACK)
         }
         for sid, session in enumerate(twin.sessions):
             assert int(table.next_seq[sid]) == session.next_seq
             assert int(table.num_in_flight[sid]) == session.num_in_flight
-            assert int(table.state[sid]) == (CLOSING if session.closing else ACTIVE)
+            assert int(table.state[sid]) == session.state
         if all_answered:
+            _settle_all(table, twin)
             table.num_in_flight[:] = 0
             left = [room] * NUM_WORKERS
             for session in twin.sessions:
                 session.num_in_flight = 0
 
 
+def _settle_all(table: SessionTable, twin: TwinTable) -> None:
+    """All that was sent is durable now, by watermarks of which some are old."""
+    sids = np.arange(NUM_SESSIONS, dtype=np.int64)
+    seqs = np.array([session.next_seq - 1 for session in twin.sessions], np.uint64)
+    waiting = [sid for sid, session in enumerate(twin.sessions) if session.state == SETTLING]
+    assert table.settled(sids) == [], "nothing became durable"
+    table.raise_durable(np.repeat(sids, 2), np.stack([seqs, seqs // np.uint64(2)], axis=1).ravel())
+    assert table.is_durable(sids).all()
+    assert table.settled(np.repeat(sids, 2)) == waiting
+    for session in twin.sessions:
+        session.durable_seq = session.next_seq - 1
+        session.state = CLOSING if session.state == SETTLING else session.state
+
+
 def test_a_freed_sid_starts_anew() -> None:
     table = SessionTable(capacity=1)
-    first = table.allocate(feed=1, worker=0, tag=3)
-    table.activate(first, 41, 0)
+    first = table.allocate(feed=1, worker=0, tag=3, wait_durable=True)
+    table.activate(first, 41, 40)
     assert table.judge_seq(first, 41) is None
     table.free(first)
     again = table.allocate(feed=2, worker=1, tag=4)
     assert again == first
     assert (int(table.next_seq[again]), int(table.resumed_at[again]), len(table)) == (1, 0, 1)
+    assert (int(table.durable_seq[again]), bool(table.wait_durable[again])) == (0, False)
     assert table.of_worker(0).tolist() == []
     assert table.of_worker(1).tolist() == [again]
