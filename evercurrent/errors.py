@@ -30,6 +30,7 @@ STATUSES: dict[int, grpc.StatusCode] = {
     pb.REASON_NOT_OWNER: grpc.StatusCode.ABORTED,
     pb.REASON_DATA_LOSS: grpc.StatusCode.DATA_LOSS,
     pb.REASON_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    pb.REASON_NO_STORE: grpc.StatusCode.FAILED_PRECONDITION,
     pb.REASON_VERSION: grpc.StatusCode.FAILED_PRECONDITION,
     pb.REASON_MODEL_ERROR: grpc.StatusCode.INTERNAL,
 }

@@ -98,6 +98,7 @@ class Link:
         self.name = name
         self.address = address
         self.incarnation = ""
+        self.has_store = False
         self.outbox: Outbox | None = None
         self.num_in_flight = 0
         self.num_updates = 0
@@ -137,6 +138,11 @@ class RoutingCore:
         if self._model is None:
             raise refused(pb.REASON_UNAVAILABLE, "", "no worker has been reached yet", RETRY_AFTER_MS)
         return self._model
+
+    @property
+    def has_store(self) -> bool:
+        """Whether events become durable, whichever worker they go to."""
+        return all(link.has_store for link in self.links if link.outbox is not None)
 
     @property
     def layout(self) -> Layout:
@@ -240,6 +246,7 @@ class RoutingCore:
             raise refused(pb.REASON_MODEL, "model", text)
         link = self.links[worker]
         link.incarnation = opened.incarnation
+        link.has_store = opened.has_store
         link.outbox = Outbox(wake)
         return link.outbox
 

@@ -60,6 +60,12 @@ def checked_session_id(session_id: str, field: str) -> str:
         raise refused(pb.REASON_SESSION_ID, field, f'"{session_id[:64]}" is not a ULID') from error
 
 
+def check_durability(wanted: bool, has_store: bool, field: str) -> None:
+    """Nothing becomes durable without a store."""
+    if wanted and not has_store:
+        raise refused(pb.REASON_NO_STORE, field, "the workers have no store, so nothing becomes durable")
+
+
 class Packer:
     """Turns requests into event records of one layout."""
 

@@ -22,7 +22,7 @@ from evercurrent.v1.session_pb2 import SessionOpen, SessionOpened, SessionReques
 from evercurrent.wire import Records
 from router.core import RoutingCore
 from router.replies import Replies
-from router.requests import Packer, check_model, check_namespace, check_user_id, checked_session_id
+from router.requests import Packer, check_durability, check_model, check_namespace, check_user_id, checked_session_id
 from router.sessions import SEQ_MAX, too_far
 from router.streams import parse, serve, unix_us
 
@@ -36,6 +36,7 @@ class SessionStream:
         check_user_id(request.user_id, "open.user_id")
         check_namespace(request.namespace, "open.namespace")
         check_model(request.model, core.model, "open.model")
+        check_durability(request.wait_durable, core.has_store, "open.wait_durable")
         self._wait_durable = request.wait_durable
         self._session_id = checked_session_id(request.session_id, "open.session_id")
         self._packer = Packer(core.layout)

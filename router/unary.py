@@ -16,7 +16,7 @@ from evercurrent.v1.session_pb2 import ObserveRequest, PredictRequest
 from evercurrent.wire import Records
 from router.core import RoutingCore
 from router.replies import Replies
-from router.requests import Packer, check_model, check_namespace, check_user_id, checked_session_id
+from router.requests import Packer, check_durability, check_model, check_namespace, check_user_id, checked_session_id
 from router.streams import unix_us
 
 User = tuple[str, str, str]
@@ -38,6 +38,7 @@ async def observe(core: RoutingCore, request: ObserveRequest, time_left_s: float
         Refused: the request cannot be taken.
     """
     _check_user(core, request.user_id, request.namespace, request.model)
+    check_durability(request.wait_for == pb.WAIT_FOR_DURABLE, core.has_store, "wait_for")
     if not request.HasField("observation"):
         raise refused(pb.REASON_PROTOCOL, "observation", "is required")
     observation = request.observation

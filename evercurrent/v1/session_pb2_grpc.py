@@ -31,7 +31,8 @@ class SessionServiceStub:
     Statuses that end a call: INVALID_ARGUMENT (the open is wrong), UNAVAILABLE (the user's worker or its store is not
     reachable, or the server is draining: retry with backoff), ABORTED (SESSION_FORGOTTEN: open a new session; NOT_OWNER:
     another worker owns the user now: open again and go on after `opened.applied_seq`), RESOURCE_EXHAUSTED (full; the
-    RetryInfo detail says when to come back), DATA_LOSS (what is stored of the user is damaged: an operator has to act).
+    RetryInfo detail says when to come back), DATA_LOSS (what is stored of the user is damaged: an operator has to act),
+    FAILED_PRECONDITION (durability was asked for and the workers have no store).
     Each carries an ErrorInfo whose reason is a Reason without its prefix. When a stream ends so, events above the last
     durable_seq that was told may be kept or lost: `opened.applied_seq` of the next stream says which.
     """
@@ -70,7 +71,8 @@ class SessionServiceServicer:
     Statuses that end a call: INVALID_ARGUMENT (the open is wrong), UNAVAILABLE (the user's worker or its store is not
     reachable, or the server is draining: retry with backoff), ABORTED (SESSION_FORGOTTEN: open a new session; NOT_OWNER:
     another worker owns the user now: open again and go on after `opened.applied_seq`), RESOURCE_EXHAUSTED (full; the
-    RetryInfo detail says when to come back), DATA_LOSS (what is stored of the user is damaged: an operator has to act).
+    RetryInfo detail says when to come back), DATA_LOSS (what is stored of the user is damaged: an operator has to act),
+    FAILED_PRECONDITION (durability was asked for and the workers have no store).
     Each carries an ErrorInfo whose reason is a Reason without its prefix. When a stream ends so, events above the last
     durable_seq that was told may be kept or lost: `opened.applied_seq` of the next stream says which.
     """
@@ -144,7 +146,8 @@ class SessionService:
     Statuses that end a call: INVALID_ARGUMENT (the open is wrong), UNAVAILABLE (the user's worker or its store is not
     reachable, or the server is draining: retry with backoff), ABORTED (SESSION_FORGOTTEN: open a new session; NOT_OWNER:
     another worker owns the user now: open again and go on after `opened.applied_seq`), RESOURCE_EXHAUSTED (full; the
-    RetryInfo detail says when to come back), DATA_LOSS (what is stored of the user is damaged: an operator has to act).
+    RetryInfo detail says when to come back), DATA_LOSS (what is stored of the user is damaged: an operator has to act),
+    FAILED_PRECONDITION (durability was asked for and the workers have no store).
     Each carries an ErrorInfo whose reason is a Reason without its prefix. When a stream ends so, events above the last
     durable_seq that was told may be kept or lost: `opened.applied_seq` of the next stream says which.
     """

@@ -22,14 +22,16 @@ class LinkOpen(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., router: _Optional[str] = ..., slots: _Optional[int] = ..., owned_slots: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class LinkOpened(_message.Message):
-    __slots__ = ("worker", "incarnation", "model")
+    __slots__ = ("worker", "incarnation", "model", "has_store")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    HAS_STORE_FIELD_NUMBER: _ClassVar[int]
     worker: str
     incarnation: str
     model: _admin_pb2.ModelDescription
-    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[str] = ..., model: _Optional[_Union[_admin_pb2.ModelDescription, _Mapping]] = ...) -> None: ...
+    has_store: bool
+    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[str] = ..., model: _Optional[_Union[_admin_pb2.ModelDescription, _Mapping]] = ..., has_store: _Optional[bool] = ...) -> None: ...
 
 class LinkTagOpen(_message.Message):
     __slots__ = ("tag", "user_id", "session_id", "namespace", "slot", "watermarks")

@@ -60,7 +60,9 @@ class PlayedWorker(worker_pb2_grpc.WorkerServiceServicer):  # type: ignore[misc]
             if request.HasField("open"):
                 self.opening = request.open
                 await context.write(
-                    worker_pb2.LinkResponse(opened=worker_pb2.LinkOpened(worker="worker-0", model=MODEL))
+                    worker_pb2.LinkResponse(
+                        opened=worker_pb2.LinkOpened(worker="worker-0", model=MODEL, has_store=True)
+                    )
                 )
             else:
                 await self._take(request.frame)
