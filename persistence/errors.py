@@ -1,9 +1,11 @@
-"""What can go wrong with a store.
+"""What can go wrong with a store, and with what it holds.
 
     StoreError
     ├── StoreUnavailable     it may pass by itself: try again with backoff
     ├── StoreDenied          credentials or rights: an operator acts
-    └── StoreMisconfigured   no such bucket or file, a store that breaks the contract: an operator acts
+    ├── StoreMisconfigured   no such bucket or file, a store that breaks the contract: an operator acts
+    ├── Damaged              what is stored is not what was written: an operator acts
+    └── SchemaMismatch       a state of another model than is served: an operator acts
 
 A lost race is no error: conditional writes answer None. Each carries `maybe_done`: the write may have happened, or may
 yet happen, so read back before you conclude anything. A write that was cancelled is in doubt in the same way.
@@ -32,3 +34,14 @@ class StoreDenied(StoreError):
 
 class StoreMisconfigured(StoreError):
     """The store cannot be used as it is set up. The text names what is wrong. Trying again does not help."""
+
+
+class Damaged(StoreError):
+    """An object is there and is not what was written, or of a format that this release does not know.
+
+    Reading it again does not help.
+    """
+
+
+class SchemaMismatch(StoreError):
+    """A stored state belongs to another model than the one that is served. Serve that one, or migrate."""

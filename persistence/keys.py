@@ -1,0 +1,57 @@
+"""What is where in the store: the keys of slots, segments and records, and back. Pure.
+
+Numbers have a fixed width, so that keys of one folder are listed in the order of their numbers. A user's key carries a
+hash: no listing, log or bill of a store names a user (docs/adr/0008-stored-formats.md).
+"""
+
+from __future__ import annotations
+
+import re
+from hashlib import blake2b
+
+SLOTS_PREFIX = "slots/"
+JOURNAL_PREFIX = "journal/"
+USERS_PREFIX = "users/"
+
+NUMBER_MAX = 10**12 - 1
+"""The highest number of a segment: at five a second that is six thousand years of one incarnation."""
+
+_SLOT = re.compile(r"slots/([0-9]{4})")
+_SEGMENT = re.compile(r"journal/(.+/[^/]+)/([0-9]{12})")
+
+
+def slot_key(slot: int) -> str:
+    """Where a slot's record is."""
+    return f"{SLOTS_PREFIX}{slot:04d}"
+
+
+def slot_of_key(key: str) -> int:
+    """The slot whose record is there. Raises ValueError for any other key."""
+    found = _SLOT.fullmatch(key)
+    if found is None:
+        raise ValueError(f"{key!r} is not the key of a slot")
+    return int(found[1])
+
+
+def journal_prefix(incarnation: str) -> str:
+    """Where the segments of an incarnation, `<worker name>/<ulid>`, are."""
+    return f"{JOURNAL_PREFIX}{incarnation}/"
+
+
+def segment_key(incarnation: str, number: int) -> str:
+    """Where a segment is; numbers begin at 1."""
+    assert 1 <= number <= NUMBER_MAX, number
+    return f"{journal_prefix(incarnation)}{number:012d}"
+
+
+def segment_of_key(key: str) -> tuple[str, int]:
+    """Whose segment is there, and its number. Raises ValueError for any other key."""
+    found = _SEGMENT.fullmatch(key)
+    if found is None or int(found[2]) == 0:
+        raise ValueError(f"{key!r} is not the key of a segment")
+    return found[1], int(found[2])
+
+
+def record_key(slot: int, user: str) -> str:
+    """Where the record of a user of a slot is, by its `evercurrent.slots.user_key`."""
+    return f"{USERS_PREFIX}{slot:04d}/{blake2b(user.encode(), digest_size=16).hexdigest()}"

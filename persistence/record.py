@@ -1,0 +1,106 @@
+"""Records as bytes: who owns a slot, and the state of a user who left memory. Pure.
+
+A user's record carries a checksum, since it may lie for years before it is read again; a slot's record is small,
+rewritten all the time and guarded by its etag.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from evercurrent.slots import NUM_SLOTS
+from evercurrent.v1 import storage_pb2 as pb
+from persistence.errors import Damaged, SchemaMismatch
+from persistence.rows import SESSION_FIELDS, Rows
+
+FORMAT = 1
+
+
+def slot_body(record: pb.SlotRecord) -> bytes:
+    """A slot's record; `format` is filled in."""
+    written = pb.SlotRecord()
+    written.CopyFrom(record)
+    written.format = FORMAT
+    return written.SerializeToString()
+
+
+def read_slot(body: bytes) -> pb.SlotRecord:
+    """The record of a slot. Raises Damaged."""
+    try:
+        record = pb.SlotRecord.FromString(body)
+    except DecodeError as error:
+        raise Damaged(f"the record of a slot cannot be read: {error}") from error
+    if record.format != FORMAT:
+        raise Damaged(f"the record of a slot has format {record.format}; this release reads {FORMAT}")
+    if record.slot >= NUM_SLOTS:
+        raise Damaged(f"there is no slot {record.slot}")
+    return record
+
+
+def record_body(rows: Rows, index: int, model: str) -> bytes:
+    """The record of one user among rows; of a forgotten one a tombstone that does not say who it was."""
+    record = pb.UserRecord(format=FORMAT, version=int(rows.versions[index]), model=model)
+    if rows.forgotten[index]:
+        record.forgotten = True
+    else:
+        end = int(rows.num_sessions[: index + 1].sum())
+        record.user = rows.users[index]
+        record.floor_high, record.floor_low = rows.floors[index].tolist()
+        record.state = rows.states[index].astype("<f4").tobytes()
+        for high, low, last_seq, lost, _ in rows.sessions[end - int(rows.num_sessions[index]) : end].tolist():
+            record.sessions.add(id_high=high, id_low=low, last_seq=last_seq, lost=lost)
+    packed = record.SerializeToString()
+    return pb.SealedUserRecord(record=packed, checksum=zlib.crc32(packed)).SerializeToString()
+
+
+def read_record(body: bytes, user: str, slot: int, model: str, state_width: int) -> Rows:
+    """The one row of a user's record: durable as it is, and of no claim.
+
+    Raises:
+        Damaged: the checksum is wrong, or it is somebody else's.
+        SchemaMismatch: the state is another model's.
+    """
+    record = _unsealed(body, user)
+    if not record.forgotten:
+        _check(record, user, model, state_width)
+    state = np.frombuffer(record.state, "<f4").astype(np.float32)
+    sessions = [(kept.id_high, kept.id_low, kept.last_seq, kept.lost, kept.last_seq) for kept in record.sessions]
+    versions = np.array([record.version], np.uint64)
+    return Rows(
+        [user],
+        np.array([slot], np.uint16),
+        np.zeros((1, 2), np.uint64),
+        versions,
+        versions,
+        np.array([record.forgotten]),
+        np.array([[record.floor_high, record.floor_low]], np.uint64),
+        np.zeros((1, state_width), np.float32) if record.forgotten else state.reshape(1, state_width),
+        np.array([len(sessions)], np.int32),
+        np.array(sessions, np.uint64).reshape(-1, SESSION_FIELDS),
+    )
+
+
+def _unsealed(body: bytes, user: str) -> pb.UserRecord:
+    try:
+        sealed = pb.SealedUserRecord.FromString(body)
+        if zlib.crc32(sealed.record) != sealed.checksum:
+            raise Damaged(f"the checksum of the record of {user!r} is wrong")
+        record = pb.UserRecord.FromString(sealed.record)
+    except DecodeError as error:
+        raise Damaged(f"the record of {user!r} cannot be read: {error}") from error
+    if record.format != FORMAT:
+        raise Damaged(f"the record of {user!r} has format {record.format}; this release reads {FORMAT}")
+    return record
+
+
+def _check(record: pb.UserRecord, user: str, model: str, state_width: int) -> None:
+    if record.user != user:
+        raise Damaged(f"the record of {user!r} is another user's")
+    if record.model != model or len(record.state) != 4 * state_width:
+        raise SchemaMismatch(
+            f"the record of {user!r} holds {len(record.state) / 4:g} numbers of model {record.model!r}; "
+            f"this worker runs {model!r}, whose state has {state_width}"
+        )
