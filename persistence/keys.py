@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from hashlib import blake2b
 
+from evercurrent.slots import NUM_SLOTS
+
 SLOTS_PREFIX = "slots/"
 JOURNAL_PREFIX = "journal/"
 USERS_PREFIX = "users/"
@@ -28,7 +30,7 @@ def slot_key(slot: int) -> str:
 def slot_of_key(key: str) -> int:
     """The slot whose record is there. Raises ValueError for any other key."""
     found = _SLOT.fullmatch(key)
-    if found is None:
+    if found is None or int(found[1]) >= NUM_SLOTS:
         raise ValueError(f"{key!r} is not the key of a slot")
     return int(found[1])
 

@@ -1,0 +1,94 @@
+"""Records give back what was put in; what was not written so is an error by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evercurrent.v1.storage_pb2 import SlotRecord
+from persistence.errors import Damaged, SchemaMismatch
+from persistence.record import read_record, read_slot, record_body, slot_body
+from persistence.rows import Rows
+from tests.persistence.test_segment import WIDTH, rows_of
+
+MODEL = "counting"
+INDEX, SLOT = 2, 9
+
+
+def rows(*, forgotten: bool = False) -> Rows:
+    return replace(rows_of(4), forgotten=np.full(4, forgotten))
+
+
+USER = rows().users[INDEX]
+
+
+def test_a_record_gives_back_the_user() -> None:
+    read = read_record(record_body(rows(), INDEX, MODEL), USER, SLOT, MODEL, WIDTH)
+    expected = rows()
+    assert (len(read), read.users, read.slots.tolist()) == (1, [USER], [SLOT])
+    assert read.versions[0] == read.durable_versions[0] == expected.versions[INDEX]
+    assert np.array_equal(read.states, expected.states[[INDEX]])
+    assert np.array_equal(read.floors, expected.floors[[INDEX]])
+    assert np.array_equal(read.sessions, expected.sessions[1:3][:, [0, 1, 2, 3, 2]])
+    assert not read.claims.any()
+    assert not read.forgotten.any()
+
+
+def test_a_user_without_sessions_has_none() -> None:
+    read = read_record(record_body(rows(), 0, MODEL), rows().users[0], SLOT, MODEL, WIDTH)
+    assert read.sessions.shape == (0, rows().sessions.shape[1])
+    assert read.num_sessions.tolist() == [0]
+
+
+def test_a_tombstone_holds_nothing_of_the_user() -> None:
+    body = record_body(rows(forgotten=True), INDEX, MODEL)
+    assert USER.encode() not in body
+    assert rows().states[INDEX].tobytes() not in body
+    read = read_record(body, USER, SLOT, "another model", WIDTH + 1)
+    assert read.forgotten.all()
+    assert read.versions[0] == rows().versions[INDEX]
+    assert (len(read.sessions), read.states.tolist()) == (0, [[0.0] * (WIDTH + 1)])
+
+
+@given(st.data())
+def test_a_flipped_bit_is_damage(data: st.DataObject) -> None:
+    body = bytearray(record_body(rows(), INDEX, MODEL))
+    place = data.draw(st.integers(0, 8 * len(body) - 1))
+    body[place // 8] ^= 1 << place % 8
+    with pytest.raises(Damaged):
+        read_record(bytes(body), USER, SLOT, MODEL, WIDTH)
+
+
+@given(st.binary(max_size=100))
+def test_no_bytes_of_strangers_are_a_record(body: bytes) -> None:
+    with pytest.raises(Damaged):
+        read_record(body, USER, SLOT, MODEL, WIDTH)
+
+
+def test_another_users_record_is_damage() -> None:
+    with pytest.raises(Damaged, match="another user"):
+        read_record(record_body(rows(), 1, MODEL), USER, SLOT, MODEL, WIDTH)
+
+
+@pytest.mark.parametrize(("model", "width"), [("other", WIDTH), (MODEL, WIDTH + 1)])
+def test_a_state_of_another_model_is_told_apart(model: str, width: int) -> None:
+    with pytest.raises(SchemaMismatch, match="counting"):
+        read_record(record_body(rows(), INDEX, MODEL), USER, SLOT, model, width)
+
+
+def test_a_slots_record_is_read_as_written() -> None:
+    record = SlotRecord(slot=3, epoch=2, incarnation="w/1", address="h:1", claim="01J")
+    read = read_slot(slot_body(record))
+    assert read.format == 1
+    read.ClearField("format")
+    assert read == record
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff\xff", b"\x08\x02", b"\x08\x01\x10\x80\x20"])
+def test_what_is_no_slots_record_is_damage(body: bytes) -> None:
+    with pytest.raises(Damaged):
+        read_slot(body)
