@@ -38,24 +38,25 @@ _STATE = "state"
 class SegmentWriter:
     """Rows on their way into a segment, a slice at a time: each `add` is bounded work for the serving loop.
 
-    Every slice is serialized by itself, so nothing that was added is copied again before `finish`; and into memory of
-    the system's allocator: Arrow's own touches fresh memory megabytes at a time, and one slice in eight waits for that.
+    Every slice is serialized by itself, so nothing that was added is moved again before `finish`. What is kept is bytes:
+    Arrow's own buffers would grow megabytes at a time, which one slice in eight then waits for, and joining them would
+    hold the interpreter's lock.
     """
 
     def __init__(self, state_width: int) -> None:
         self.num_rows = 0
         self._schema = _schema(state_width)
-        self._parts: list[pa.Buffer] = [self._schema.serialize()]
-        self.num_bytes: int = self._parts[0].size
+        self._parts: list[bytes] = [self._schema.serialize().to_pybytes()]
+        self.num_bytes = len(self._parts[0])
 
     def add(self, rows: Rows) -> None:
         """Append rows; they are copied."""
         if not len(rows):
             return
-        part = _batch(rows, self._schema).serialize(memory_pool=pa.system_memory_pool())
+        part = _batch(rows, self._schema).serialize().to_pybytes()
         self._parts.append(part)
         self.num_rows += len(rows)
-        self.num_bytes += part.size
+        self.num_bytes += len(part)
 
     def finish(self, footer: pb.SegmentFooter) -> bytes:
         """The whole segment; `format` and `num_rows` of the footer are filled in. One copy of it all: off the loop."""
