@@ -38,7 +38,7 @@ _STATE = "state"
 class SegmentWriter:
     """Rows on their way into a segment, a slice at a time: each `add` is bounded work for the serving loop.
 
-    Every slice is serialized by itself, so nothing that was added is moved again before `finish`. What is kept is bytes:
+    Every slice is serialized by itself, so nothing that was added is moved before `finish`. What is kept is bytes:
     Arrow's own buffers would grow megabytes at a time, which one slice in eight then waits for, and joining them would
     hold the interpreter's lock.
     """
