@@ -5,6 +5,7 @@
 #   make test                                     all tests
 #   make check                                    what CI runs: lint, types, import directions, contract, tests
 #   make bench [NAME=latency] [QUICK=1] [JSON=FILE]
+#   make sim [SEEDS=n]                            the durability protocol under n seeds of simulated faults
 #   make protos                                   stubs anew, after a change of protos/
 
 PYTHON ?= python3
@@ -12,8 +13,9 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := evercurrent router worker persistence bench tests scripts
 NAME ?= latency
+SEEDS ?= 1000
 
-.PHONY: demo test check lint types imports contract bench protos install
+.PHONY: demo test check lint types imports contract bench sim protos install
 
 install: $(INSTALLED)
 
@@ -47,6 +49,9 @@ contract: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m bench $(NAME) $(if $(QUICK),--quick) $(if $(JSON),--json '$(JSON)')
+
+sim: $(INSTALLED)
+	$(BIN)/python -m tests.sim --seeds '$(SEEDS)'
 
 protos: $(INSTALLED)
 	$(BIN)/python scripts/stubs.py

@@ -1,13 +1,15 @@
 """Which observation of which session was consumed last: the worker is the judge of every seq.
 
 Sessions are entries of arrays, chained by user row, because most users have one and a million residents are expected.
-A user keeps at most SESSIONS_PER_USER; the oldest that no stream feeds goes first and raises the user's floor, and a
-session at or below the floor that is not known any more is refused rather than started anew (DESIGN.md, section 5).
+A user keeps at most SESSIONS_PER_USER; the oldest that no stream feeds and that is durable goes first and
+raises the user's floor, and a session at or below the floor that is not known any more is refused rather than started
+anew (DESIGN.md, section 5).
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evercurrent.errors import refused
 from evercurrent.v1 import observation_pb2 as pb
@@ -16,6 +18,8 @@ SESSIONS_PER_USER = 16
 NO_ENTRY = -1
 UNSEQUENCED = 0
 """The session id of observations that come without one."""
+
+U64 = NDArray[np.uint64]
 
 _LOW = (1 << 64) - 1
 _GROWTH = 1024
@@ -31,6 +35,8 @@ class SessionLog:
     def __init__(self, num_rows: int) -> None:
         self.last_seq = np.zeros(_GROWTH, np.uint64)
         self.lost = np.zeros(_GROWTH, np.uint64)
+        self.landed_seq = np.zeros(_GROWTH, np.uint64)
+        self.durable_seq = np.zeros(_GROWTH, np.uint64)
         self._id = np.zeros((_GROWTH, 2), np.uint64)
         self._num_feeds = np.zeros(_GROWTH, np.int32)
         self._next = np.full(_GROWTH, NO_ENTRY, np.int32)
@@ -63,6 +69,8 @@ class SessionLog:
         self._id[entry] = (session_id >> 64, session_id & _LOW)
         self.last_seq[entry] = 0
         self.lost[entry] = 0
+        self.landed_seq[entry] = 0
+        self.durable_seq[entry] = 0
         self._num_feeds[entry] = 1
         self._next[entry] = self._head[row]
         self._head[row] = entry
@@ -91,13 +99,52 @@ class SessionLog:
         self._head[row] = NO_ENTRY
         self._floor[row] = 0
 
+    def gather(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.int32], NDArray[np.int32], U64]:
+        """The sessions of users: how many each has, their entries user by user, both halves of the users' floors."""
+        heads = self._head[rows]
+        owners, entries = [], []
+        at = np.flatnonzero(heads != NO_ENTRY)
+        level = heads[at]
+        while len(at):
+            owners.append(at)
+            entries.append(level)
+            level = self._next[level]
+            more = level != NO_ENTRY
+            at, level = at[more], level[more]
+        if not owners:
+            return np.zeros(len(rows), np.int32), np.zeros(0, np.int32), self._floor[rows]
+        owner = np.concatenate(owners)
+        order = np.argsort(owner, kind="stable")
+        counts = np.bincount(owner, minlength=len(rows)).astype(np.int32)
+        return counts, np.concatenate(entries)[order], self._floor[rows]
+
+    def ids(self, entries: NDArray[np.int32]) -> U64:
+        """Both halves of the ids of sessions, [entries, 2]."""
+        return self._id[entries]
+
+    def restore(self, row: int, sessions: U64, floor: U64) -> None:
+        """Give a user without sessions those that were gathered: (id high, id low, last_seq, lost, durable_seq)."""
+        self._floor[row] = floor
+        for high, low, last_seq, lost, durable_seq in reversed(sessions.tolist()):
+            entry = self._allocate()
+            self._id[entry] = (high, low)
+            self.last_seq[entry] = last_seq
+            self.lost[entry] = lost
+            self.landed_seq[entry] = durable_seq
+            self.durable_seq[entry] = durable_seq
+            self._num_feeds[entry] = 0
+            self._next[entry] = self._head[row]
+            self._head[row] = entry
+
     def _forget_oldest(self, row: int, chain: list[int]) -> None:
-        unfed = [entry for entry in chain if not self._num_feeds[entry]]
+        unfed = [
+            entry for entry in chain if not self._num_feeds[entry] and self.durable_seq[entry] == self.last_seq[entry]
+        ]
         if not unfed:
             raise refused(
                 pb.REASON_OVERLOADED,
                 "session_id",
-                f"the user has {SESSIONS_PER_USER} open sessions",
+                f"the user has {SESSIONS_PER_USER} sessions that are open or not yet durable",
                 retry_after_ms=1000,
             )
         oldest = min(unfed, key=self.session_id)
@@ -119,7 +166,7 @@ class SessionLog:
 
     def _grow(self) -> None:
         size = 2 * len(self.last_seq)
-        for name in ("last_seq", "lost", "_id", "_num_feeds", "_next"):
+        for name in ("last_seq", "lost", "landed_seq", "durable_seq", "_id", "_num_feeds", "_next"):
             old = getattr(self, name)
             new = np.zeros((size, *old.shape[1:]), old.dtype)
             new[: len(old)] = old

@@ -22,7 +22,8 @@ RETRY_AFTER_MS = 1000
 class Slab:
     """Rows of users by key.
 
-    `state` is float32 [rows, D]; `version`, `slot` and `num_tags` (streams that feed the user now) are arrays by row.
+    `state` is float32 [rows, D]. By row: `version`, `slot`, `num_tags` (streams that feed the user now), `resident`
+    (whether it is a user's) and `generation`, which tells a row's user from the one who had it before.
     """
 
     def __init__(self, initial_state: NDArray[np.float32], residents_max: int) -> None:
@@ -33,6 +34,8 @@ class Slab:
         self.version = np.zeros(rows, np.uint64)
         self.slot = np.zeros(rows, np.uint16)
         self.num_tags = np.zeros(rows, np.int32)
+        self.resident = np.zeros(rows, np.bool_)
+        self.generation = np.zeros(rows, np.uint32)
         self._rows: dict[str, int] = {}
         self._keys: list[str] = [""]
         self._free: list[int] = []
@@ -42,6 +45,16 @@ class Slab:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that are or were in use, with row 0: what lies beyond was never touched."""
+        return len(self._keys)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody more can be admitted."""
+        return len(self._rows) >= self.residents_max
 
     def find(self, key: str) -> int | None:
         """The row of a resident."""
@@ -55,13 +68,12 @@ class Slab:
         """The row of a user, new ones with the initial state at version 0.
 
         Raises:
-            Refused: REASON_OVERLOADED, the user is new and every row is taken. Without a store nobody can leave memory
-                without being lost, so nobody does.
+            Refused: REASON_OVERLOADED, the user is new and every row is taken.
         """
         row = self._rows.get(key)
         if row is not None:
             return row
-        if len(self._rows) >= self.residents_max:
+        if self.is_full:
             raise refused(
                 pb.REASON_OVERLOADED, "user_id", f"all {self.residents_max} resident users are taken", RETRY_AFTER_MS
             )
@@ -76,10 +88,13 @@ class Slab:
         self.version[row] = 0
         self.slot[row] = slot
         self.num_tags[row] = 0
+        self.resident[row] = True
         return row
 
     def drop(self, row: int) -> None:
         """Forget the user of a row. The caller has closed its sessions."""
         del self._rows[self._keys[row]]
         self._keys[row] = ""
+        self.resident[row] = False
+        self.generation[row] += 1
         self._free.append(row)

@@ -1,0 +1,146 @@
+"""Flows: protocols as generators that yield what they need done and are sent the answer.
+
+A flow is plain code: no await, no socket, no clock. Whoever drives it, the worker's shell (`worker.acting`) or the
+simulation, carries out each effect and sends its answer, or throws the StoreError that it met. A flow that waits holds
+up nobody. The order in which flows start and go on is the driver's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from persistence.rows import Rows
+from persistence.store import Etag
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """Answered by `Stored` or None."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutIfAbsent:
+    """Answered by an etag, or None if there is such an object."""
+
+    key: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PutIfMatch:
+    """Answered by an etag, or None if the object has another."""
+
+    key: str
+    body: bytes
+    etag: Etag
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Answered by None."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListKeys:
+    """All keys under a prefix, ascending; answered by a list."""
+
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSegment:
+    """Read and decode a segment, off the loop: answered by `Segment`, or None if there is none."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskRelease:
+    """Ask another incarnation for slots, `claims` by slot; answered by Released, Dead or Unreachable."""
+
+    incarnation: str
+    address: str
+    claims: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What the owner handed over; `not_held` are the slots whose rows are in its journal."""
+
+    rows: list[Rows]
+    not_held: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """The address refuses, or answers as another incarnation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """No complete answer: nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Let others run; answered by None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Until the signal is set or so much time has passed (None: no bound); answered by whether it was set."""
+
+    signal: Signal
+    timeout_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Several store effects at once, answered by a list: answers, or the StoreErrors that were met."""
+
+    effects: tuple[Get | PutIfAbsent | PutIfMatch | Delete | ReadSegment, ...]
+
+
+StoreEffect = Get | PutIfAbsent | PutIfMatch | Delete | ListKeys | ReadSegment | Together
+Effect = StoreEffect | AskRelease | Pause | Wait
+Flow = Generator[Effect, Any, T]
+
+
+class Signal:
+    """Something that happened. Who waits is told once; `clear` arms it again."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._waiting: list[Callable[[], None]] = []
+
+    def set(self) -> None:
+        self.is_set = True
+        waiting, self._waiting = self._waiting, []
+        for wake in waiting:
+            wake()
+
+    def clear(self) -> None:
+        self.is_set = False
+
+    def pulse(self) -> None:
+        """Tell those who wait now."""
+        self.set()
+        self.is_set = False
+
+    def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Have `wake` called when it is set next; returns what takes that back."""
+        self._waiting.append(wake)
+
+        def unsubscribe() -> None:
+            if wake in self._waiting:
+                self._waiting.remove(wake)
+
+        return unsubscribe

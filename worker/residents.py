@@ -1,0 +1,222 @@
+"""The residents and what of them is safe: rows, sessions, and how far each is journaled.
+
+A row is DIRTY from a change until it is gathered for a segment, then IN_FLIGHT until that segment has landed. What has
+landed is durable as soon as the claim of its slot stands (DESIGN.md, section 5); `stand` says so. This module knows no
+store; `worker.ownership` decides when what is gathered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evercurrent.slots import NUM_SLOTS
+from persistence.rows import SESSION_FIELDS, U64, Rows
+from worker.sessions import SessionLog
+from worker.slab import Slab
+
+CLEAN, DIRTY, IN_FLIGHT = range(3)
+NOWHERE = 0
+"""The segment of a row that no segment holds."""
+
+Indices = NDArray[np.intp]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gathered:
+    """What of some rows is on its way to a segment."""
+
+    rows: Indices
+    generations: NDArray[np.uint32]
+    versions: U64
+    num_sessions: NDArray[np.int32]
+    entries: NDArray[np.int32]
+    ids: U64
+    last_seqs: U64
+
+
+class Residents:
+    """Slab and sessions, and by row:
+
+    `dirty` (CLEAN, DIRTY, IN_FLIGHT), `segment` (the newest that holds the row, or NOWHERE), `unlanded` (came with a
+    claim and is in no segment of it yet), `landed_version` and `durable_version`, `forgotten` (a tombstone),
+    `buried` (a tombstone whose record is written), `evicting`, `used_us` (last use).
+    """
+
+    def __init__(self, initial_state: NDArray[np.float32], residents_max: int) -> None:
+        self.slab = Slab(initial_state, residents_max)
+        self.sessions = SessionLog(residents_max + 1)
+        rows = residents_max + 1
+        self.dirty = np.zeros(rows, np.uint8)
+        self.segment = np.zeros(rows, np.int32)
+        self.unlanded = np.zeros(rows, np.bool_)
+        self.landed_version = np.zeros(rows, np.uint64)
+        self.durable_version = np.zeros(rows, np.uint64)
+        self.forgotten = np.zeros(rows, np.bool_)
+        self.buried = np.zeros(rows, np.bool_)
+        self.evicting = np.zeros(rows, np.bool_)
+        self.used_us = np.zeros(rows, np.int64)
+        self.num_unlanded = np.zeros(NUM_SLOTS, np.int64)
+        self.needed: dict[int, int] = {}
+        """How many rows have each segment as their newest."""
+
+    @property
+    def num_at_risk(self) -> int:
+        """Updates that are applied and not durable."""
+        used = slice(self.slab.num_rows)
+        at_risk = (self.slab.version[used] - self.durable_version[used])[self.slab.resident[used]]
+        return int(at_risk.sum())
+
+    def admit(self, user: str, slot: int) -> int:
+        """The row of a user, new ones at version 0 and CLEAN. Raises as Slab.admit."""
+        row = self.slab.find(user)
+        if row is None:
+            row = self.slab.admit(user, slot)
+            self._blank(row)
+        return row
+
+    def restore(self, rows: Rows, index: int) -> int:
+        """Make a stored user resident, CLEAN: its newest state is durable where it was read.
+
+        Raises:
+            Refused: REASON_OVERLOADED, every row is taken.
+        """
+        row = self.admit(rows.users[index], int(rows.slots[index]))
+        end = int(rows.num_sessions[: index + 1].sum())
+        start = end - int(rows.num_sessions[index])
+        if not rows.forgotten[index]:
+            self.slab.state[row] = rows.states[index]
+        self.slab.version[row] = rows.versions[index]
+        self.landed_version[row] = self.durable_version[row] = rows.durable_versions[index]
+        self.sessions.restore(row, rows.sessions[start:end], rows.floors[index])
+        return row
+
+    def take_over(self, rows: Rows, index: int) -> int:
+        """Make a user that came with a claim resident: DIRTY, since no segment of that claim holds it yet."""
+        row = self.restore(rows, index)
+        self.forgotten[row] = rows.forgotten[index]
+        self.dirty[row] = DIRTY
+        self.unlanded[row] = True
+        self.num_unlanded[self.slab.slot[row]] += 1
+        return row
+
+    def drop(self, row: int) -> None:
+        """Forget a user's row. Nobody feeds it."""
+        self._leave_segment(np.array([row], np.intp))
+        if self.unlanded[row]:
+            self.num_unlanded[self.slab.slot[row]] -= 1
+        self.dirty[row] = CLEAN
+        self.sessions.drop(row)
+        self.slab.drop(row)
+
+    def forget(self, row: int) -> None:
+        """Make a user a tombstone: one version on, no state, no sessions."""
+        self.sessions.drop(row)
+        self.slab.state[row] = self.slab.state[0]
+        self.slab.version[row] += np.uint64(1)
+        self.forgotten[row] = True
+        self.buried[row] = False
+        self.dirty[row] = DIRTY
+
+    def revive(self, row: int) -> None:
+        """A forgotten user is back, and begins anew at the tombstone's version."""
+        self.forgotten[row] = False
+        self.dirty[row] = DIRTY
+
+    def of_slots(self, slots: Mask) -> Indices:
+        """Rows of the residents of some slots."""
+        used = slice(self.slab.num_rows)
+        return np.flatnonzero(self.slab.resident[used] & slots[self.slab.slot[used]])
+
+    def changed(self) -> Indices:
+        """Rows that are DIRTY."""
+        return np.flatnonzero(self.dirty[: self.slab.num_rows] == DIRTY)
+
+    def in_segment(self, number: int) -> Indices:
+        """Rows whose newest segment is this one."""
+        return np.flatnonzero(self.segment[: self.slab.num_rows] == number)
+
+    def gather(self, rows: Indices, claims: U64) -> tuple[Rows, Gathered]:
+        """Copy rows; `claims` [slots, 2] are both halves of the claim of each slot."""
+        slab, sessions = self.slab, self.sessions
+        num_sessions, entries, floors = sessions.gather(rows)
+        slots = slab.slot[rows]
+        columns = np.empty((len(entries), SESSION_FIELDS), np.uint64)
+        ids = columns[:, :2] = sessions.ids(entries)
+        columns[:, 2] = sessions.last_seq[entries]
+        columns[:, 3] = sessions.lost[entries]
+        columns[:, 4] = sessions.durable_seq[entries]
+        forgotten = self.forgotten[rows]
+        states = slab.state[rows]
+        states[forgotten] = 0
+        gathered = Rows(
+            [slab.key(row) for row in rows.tolist()],
+            slots,
+            claims[slots],
+            slab.version[rows],
+            self.durable_version[rows],
+            forgotten,
+            floors,
+            states,
+            num_sessions,
+            columns,
+        )
+        marks = Gathered(
+            rows, slab.generation[rows], gathered.versions, num_sessions, entries, ids, columns[:, 2].copy()
+        )
+        return gathered, marks
+
+    def send(self, marks: Gathered) -> None:
+        """What was gathered is on its way."""
+        self.dirty[marks.rows] = IN_FLIGHT
+
+    def land(self, marks: Gathered, number: int, standing: Mask) -> Indices:
+        """A segment that holds these has landed. Returns the rows of which more is durable now."""
+        same = self.slab.generation[marks.rows] == marks.generations
+        rows, versions = marks.rows[same], marks.versions[same]
+        self._leave_segment(rows)
+        self.segment[rows] = number
+        if len(rows):
+            self.needed[number] = self.needed.get(number, 0) + len(rows)
+        self.dirty[rows[self.dirty[rows] == IN_FLIGHT]] = CLEAN
+        first = rows[self.unlanded[rows]]
+        np.subtract.at(self.num_unlanded, self.slab.slot[first], 1)
+        self.unlanded[first] = False
+        self.landed_version[rows] = versions
+        entries, seqs = self._same_sessions(marks, same)
+        self.sessions.landed_seq[entries] = seqs
+        stands = standing[self.slab.slot[rows]]
+        self.durable_version[rows[stands]] = versions[stands]
+        entries, seqs = self._same_sessions(marks, same & standing[self.slab.slot[marks.rows]])
+        self.sessions.durable_seq[entries] = seqs
+        safer: Indices = rows[stands]
+        return safer
+
+    def stand(self, slots: Mask) -> Indices:
+        """The claims of these slots stand: what has landed is durable. Returns their rows."""
+        rows = self.of_slots(slots)
+        landed: Indices = rows[self.segment[rows] != NOWHERE]
+        self.durable_version[landed] = self.landed_version[landed]
+        _, entries, _ = self.sessions.gather(landed)
+        self.sessions.durable_seq[entries] = self.sessions.landed_seq[entries]
+        return landed
+
+    def _same_sessions(self, marks: Gathered, chosen: Mask) -> tuple[NDArray[np.int32], U64]:
+        """The entries that still are the sessions that were gathered, of the chosen rows, and the seqs gathered."""
+        alive = np.repeat(chosen, marks.num_sessions) & (self.sessions.ids(marks.entries) == marks.ids).all(axis=1)
+        return marks.entries[alive], marks.last_seqs[alive]
+
+    def _leave_segment(self, rows: Indices) -> None:
+        for number, count in zip(*np.unique(self.segment[rows], return_counts=True), strict=True):
+            if number != NOWHERE:
+                self.needed[int(number)] -= int(count)
+        self.segment[rows] = NOWHERE
+
+    def _blank(self, row: int) -> None:
+        self.dirty[row] = CLEAN
+        self.segment[row] = NOWHERE
+        self.unlanded[row] = self.forgotten[row] = self.buried[row] = self.evicting[row] = False
+        self.landed_version[row] = self.durable_version[row] = 0
