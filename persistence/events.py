@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import date
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -53,6 +54,7 @@ SCHEMA = pa.schema(
     ]
 )
 
+_LAST_DAY = int(np.datetime64("9999-12-31", "D").astype(np.int64))
 # Above every character that may follow a day in a key, so that a listing goes on with the next day.
 _PAST = "z"
 _FILE = re.compile(
@@ -125,6 +127,20 @@ def decode_events(body: bytes, key: str) -> pa.Table:
     if table.schema != SCHEMA:
         raise Damaged(f"{key} has other columns")
     return table
+
+
+def split_events(table: pa.Table, name: str) -> list[tuple[EventFile, pa.Table]]:
+    """Events by the file of that name that each belongs to, in their order. Not empty."""
+    day_N = table["event_time"].to_numpy().astype("datetime64[D]").astype(np.int64)
+    place_N = np.minimum(day_N, _LAST_DAY) * NUM_BUCKETS + table["slot"].to_numpy() % NUM_BUCKETS
+    order_N = np.argsort(place_N, kind="stable")
+    places, starts = np.unique(place_N[order_N], return_index=True)
+    ordered = table.take(pa.array(order_N))
+    parts = []
+    for place, start, end in zip(places.tolist(), starts.tolist(), [*starts[1:].tolist(), len(table)], strict=True):
+        day, bucket = divmod(place, NUM_BUCKETS)
+        parts.append((EventFile(str(np.datetime64(day, "D")), bucket, name), ordered.slice(start, end - start)))
+    return parts
 
 
 async def list_days(store: ObjectStore) -> list[str]:
