@@ -1,9 +1,8 @@
 """Which observation of which session was consumed last: the worker is the judge of every seq.
 
 Sessions are entries of arrays, chained by user row, because most users have one and a million residents are expected.
-A user keeps at most SESSIONS_PER_USER; the oldest that no stream feeds and that is durable goes first and
-raises the user's floor, and a session at or below the floor that is not known any more is refused rather than started
-anew (DESIGN.md, section 5).
+A user keeps at most SESSIONS_PER_USER; the oldest that no stream feeds goes first and raises the user's floor, and a
+session at or below the floor that is not known any more is refused rather than started anew (DESIGN.md, section 5).
 """
 
 from __future__ import annotations
@@ -137,14 +136,12 @@ class SessionLog:
             self._head[row] = entry
 
     def _forget_oldest(self, row: int, chain: list[int]) -> None:
-        unfed = [
-            entry for entry in chain if not self._num_feeds[entry] and self.durable_seq[entry] == self.last_seq[entry]
-        ]
+        unfed = [entry for entry in chain if not self._num_feeds[entry]]
         if not unfed:
             raise refused(
                 pb.REASON_OVERLOADED,
                 "session_id",
-                f"the user has {SESSIONS_PER_USER} sessions that are open or not yet durable",
+                f"the user has {SESSIONS_PER_USER} open sessions",
                 retry_after_ms=1000,
             )
         oldest = min(unfed, key=self.session_id)
