@@ -51,7 +51,7 @@ class Step:
 
 
 def step(layout: Layout, num: int, first: int = 1, users: int = 3) -> Step:
-    """Applied events of a few users within three days; every third without an outcome, every second without a session."""
+    """Applied events of a few users on three days; every third without an outcome, every second without a session."""
     at = np.arange(first, first + num)
     events, results = np.zeros(num, layout.event_dtype), np.zeros(num, layout.result_dtype)
     keys = [user_key("shop", f"user {number % users}") for number in at.tolist()]
@@ -166,14 +166,9 @@ def test_ulids_as_texts(numbers: list[int]) -> None:
 BLOCK = Block(VALUE, 0.0).room
 
 
-def buffer_of(cut_blocks: int = 2, blocks_max: int = 5, rows_max: int = 10**9) -> EventBuffer:
-    size = Block(VALUE, 0.0).num_bytes
-    return EventBuffer(
-        VALUE,
-        EventLogBounds(
-            age_s=10.0, cut_bytes=cut_blocks * size, bytes_max=blocks_max * size + BLOCK_BYTES, rows_max=rows_max
-        ),
-    )
+def buffer_of(cut_blocks: int) -> EventBuffer:
+    """One that drops nothing."""
+    return EventBuffer(VALUE, EventLogBounds(age_s=10.0, cut_bytes=cut_blocks * Block(VALUE, 0.0).num_bytes))
 
 
 def versions(blocks: list[Block]) -> list[int]:
@@ -181,7 +176,7 @@ def versions(blocks: list[Block]) -> list[int]:
 
 
 def test_a_cut_is_due_by_age_or_by_size() -> None:
-    buffer = buffer_of()
+    buffer = buffer_of(cut_blocks=2)
     assert buffer.due_in_s(0.0) == float("inf")
     buffer.add(100.0, *step(VALUE, 1).arguments())
     buffer.add(105.0, *step(VALUE, 1, first=2).arguments())
@@ -197,7 +192,7 @@ def test_a_cut_is_due_by_age_or_by_size() -> None:
 
 
 def test_a_cut_is_no_larger_than_a_cut_and_in_order() -> None:
-    buffer = buffer_of()
+    buffer = buffer_of(cut_blocks=2)
     buffer.add(0.0, *step(VALUE, 4 * BLOCK).arguments())
     seen = []
     while buffer.due_in_s(1e9) == 0.0:
@@ -208,26 +203,27 @@ def test_a_cut_is_no_larger_than_a_cut_and_in_order() -> None:
     assert seen == list(range(1, 4 * BLOCK + 1))
 
 
-@pytest.mark.parametrize("rows_max", [10**9, 4 * BLOCK])
-def test_beyond_the_bound_the_oldest_that_wait_go_and_are_counted(rows_max: int) -> None:
-    buffer = buffer_of(blocks_max=5 if rows_max == 10**9 else 1000, rows_max=rows_max)
+@pytest.mark.parametrize(("bytes_max", "rows_max"), [(4 * BLOCK_BYTES, 10**9), (1 << 40, 5 * BLOCK)])
+def test_beyond_the_bound_the_oldest_that_wait_go_and_are_counted(bytes_max: int, rows_max: int) -> None:
+    bounds = EventLogBounds(age_s=10.0, cut_bytes=BLOCK_BYTES, bytes_max=bytes_max, rows_max=rows_max)
+    buffer = EventBuffer(VALUE, bounds)
+    num = 30 * BLOCK
     buffer.add(0.0, *step(VALUE, BLOCK).arguments())
     on_the_way = buffer.cut()
-    for first in range(BLOCK + 1, 9 * BLOCK + 1, BLOCK // 2):
+    for first in range(BLOCK + 1, num + 1, BLOCK // 2):
         buffer.add(0.0, *step(VALUE, BLOCK // 2, first).arguments())
-        assert buffer.num_rows <= 6 * BLOCK
-    kept = buffer.num_rows
-    assert buffer.num_dropped == 9 * BLOCK - kept
-    assert buffer.num_dropped % BLOCK == 0
-    assert 3 * BLOCK < kept <= (6 * BLOCK if rows_max == 10**9 else rows_max)
+        assert buffer.num_bytes <= bytes_max
+        assert buffer.num_rows <= rows_max
+        assert buffer.num_rows + buffer.num_dropped == first - 1 + BLOCK // 2
+    assert buffer.num_bytes + 2 * on_the_way[0].num_bytes > bytes_max or buffer.num_rows + 2 * BLOCK > rows_max
     assert versions(on_the_way) == list(range(1, BLOCK + 1))
     buffer.settle()
     left = []
     while buffer.due_in_s(1e9) == 0.0:
         left += versions(buffer.cut())
         buffer.settle()
-    assert left == list(range(9 * BLOCK - len(left) + 1, 9 * BLOCK + 1))
-    assert BLOCK + len(left) + buffer.num_dropped == 9 * BLOCK
+    assert left == list(range(BLOCK + buffer.num_dropped + 1, num + 1))
+    assert (buffer.num_rows, buffer.num_bytes) == (0, 0)
 
 
 def test_bounds_must_leave_room_to_write() -> None:
