@@ -19,12 +19,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from evercurrent.v1 import admin_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.wire import Layout, Records
+from persistence.columns import lists, ulid_texts
 from persistence.errors import StoreError
 from persistence.events import SCHEMA, encode_events, file_name, split_events
 from persistence.rows import U64
@@ -41,8 +41,6 @@ WRITES_MAX = 4
 
 BACKOFF_S = 0.2
 BACKOFF_S_MAX = 30.0
-
-_CROCKFORD = np.frombuffer(b"0123456789ABCDEFGHJKMNPQRSTVWXYZ", np.uint8)
 
 Clock = Callable[[], float]
 """Monotonic seconds."""
@@ -115,12 +113,12 @@ class Block:
             "seq": pa.array(events["seq"], mask=unsequenced),
             "version": pa.array(results["version"]),
             "event_time": pa.array(events["event_time_us"]),
-            "ids": _lists(events["ids"]),
-            "features": _lists(events["features"]),
+            "ids": lists(events["ids"]),
+            "features": lists(events["features"]),
             "value": nothing,
             "choice": nothing,
             "vector": nothing,
-            "prediction": _lists(results["prediction"]),
+            "prediction": lists(results["prediction"]),
             "loss": pa.array(results["loss"], mask=unlearned),
             "model": pa.repeat(model, num),
         }
@@ -130,7 +128,7 @@ class Block:
             case admin_pb2.OUTCOME_KIND_CHOICE:
                 columns["choice"] = pa.array(events["choice"], mask=unlearned)
             case _:
-                columns["vector"] = _lists(events["outcome"], unlearned)
+                columns["vector"] = lists(events["outcome"], unlearned)
         return pa.table([columns[field.name].cast(field.type) for field in SCHEMA], schema=SCHEMA)
 
 
@@ -351,31 +349,6 @@ class EventLog:
             else:
                 self._is_failing = False
                 return
-
-
-def ulid_texts(numbers: U64, absent: NDArray[np.bool_]) -> pa.Array:
-    """ULIDs [N, 2], upper and lower 64 bits, as texts; null where absent."""
-    high, low = numbers[:, 0], numbers[:, 1]
-    digits = np.empty((len(numbers), 26), np.uint8)
-    for place in range(26):
-        shift = 5 * (25 - place)
-        if shift >= 64:
-            five = high >> np.uint64(shift - 64)
-        elif shift > 59:
-            five = (low >> np.uint64(shift)) | (high << np.uint64(64 - shift))
-        else:
-            five = low >> np.uint64(shift)
-        digits[:, place] = _CROCKFORD[(five & np.uint64(31)).astype(np.intp)]
-    texts = pa.FixedSizeBinaryArray.from_buffers(pa.binary(26), len(numbers), [None, pa.py_buffer(digits.tobytes())])
-    return pc.if_else(pa.array(absent), None, texts.cast(pa.binary())).cast(pa.string())
-
-
-def _lists(values: NDArray[np.generic], absent: NDArray[np.bool_] | None = None) -> pa.Array:
-    """A list of each row, null where absent."""
-    num, width = values.shape
-    offsets = pa.array(np.arange(num + 1, dtype=np.int32) * width)
-    mask = None if absent is None else pa.array(absent)
-    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(values).reshape(-1)), mask=mask)
 
 
 def _raw(dtype: np.dtype[np.void]) -> np.dtype[np.void]:

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from ulid import ULID
 
 from evercurrent.slots import slot_of, user_key
@@ -24,7 +22,7 @@ from persistence.events import read_events
 from persistence.memory import MemoryStore
 from persistence.rows import U64, halves
 from persistence.store import Etag
-from worker.event_log import BLOCK_BYTES, Block, EventBuffer, EventLog, EventLogBounds, ulid_texts
+from worker.event_log import BLOCK_BYTES, Block, EventBuffer, EventLog, EventLogBounds
 
 INCARNATION = "worker-0/01JD0000000000000000000000"
 SESSION = int(ULID.from_str("01JDFFFFFFFFFFFFFFFFFFFFFZ"))
@@ -153,14 +151,6 @@ async def test_a_time_beyond_the_calendar_has_its_last_day() -> None:
     log.add(*served.arguments())
     await log.flush()
     assert {file.day async for file, _ in read_events(store)} == {"1970-01-01", "9999-12-31"}
-
-
-@given(st.lists(st.integers(0, (1 << 128) - 1), min_size=1))
-def test_ulids_as_texts(numbers: list[int]) -> None:
-    pairs = np.array([halves(number) for number in numbers], np.uint64)
-    absent = np.array([number == 0 for number in numbers])
-    expected = [None if number == 0 else str(ULID.from_int(number)) for number in numbers]
-    assert ulid_texts(pairs, absent).to_pylist() == expected
 
 
 BLOCK = Block(VALUE, 0.0).room
