@@ -16,7 +16,6 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from datetime import date
 
 import numpy as np
 import pyarrow as pa
@@ -173,14 +172,16 @@ async def read_file(store: ObjectStore, file: EventFile) -> pa.Table:
     return await asyncio.to_thread(decode_events, stored.body, file.key)
 
 
-async def read_events(store: ObjectStore, day: date | None = None) -> AsyncIterator[tuple[EventFile, pa.Table]]:
-    """The log, file by file, day by day (or of one day), in the order of the buckets; each event once.
+async def read_events(
+    store: ObjectStore, day: str | None = None, bucket: int | None = None
+) -> AsyncIterator[tuple[EventFile, pa.Table]]:
+    """The log, or that of a day (YYYY-MM-DD) or a bucket, file by file, day by day, bucket by bucket; each event once.
 
-    Within a user `version` gives the order. Damaged: a file cannot be read.
+    Within a user `version` gives the order. Raises Damaged: a file cannot be read.
     """
-    for each in [day.isoformat()] if day is not None else await list_days(store):
-        for bucket in range(NUM_BUCKETS):
-            for file in await list_files(store, bucket_prefix(each, bucket)):
+    for each in [day] if day is not None else await list_days(store):
+        for one in [bucket] if bucket is not None else range(NUM_BUCKETS):
+            for file in await list_files(store, bucket_prefix(each, one)):
                 yield file, await read_file(store, file)
 
 

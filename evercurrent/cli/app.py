@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +37,15 @@ SearchPathOption = Annotated[
         metavar="DIR", help="Where module:Class models are found; last on the import path.", show_default="here"
     ),
 ]
+
+
+class Exported(StrEnum):
+    """What `export` can give."""
+
+    EVENTS = "events"
+    STATES = "states"
+
+
 WorkersOption = Annotated[int, typer.Option("--workers", min=1, max=256, help="Worker processes.")]
 
 
@@ -110,6 +121,43 @@ def router(flags: Flags, config: ConfigOption = None, end_with_stdin: EndWithStd
     from evercurrent.cli.serve import serve_router
 
     serve_router(load_settings({"router": flags}, config).router, end_with_stdin)
+
+
+@app.command()
+def export(
+    what: Annotated[
+        Exported,
+        typer.Option(
+            help="events: every applied observation with the prediction made and its loss, if the log is switched on. "
+            "states: every user's newest durable state."
+        ),
+    ],
+    store: Annotated[
+        str, typer.Option(metavar="URL", help="The workers' store: sqlite:PATH or s3://BUCKET/PREFIX?endpoint=….")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for the Parquet files.")],
+    day: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="Only events of this day (UTC).", show_default="all days"
+        ),
+    ] = None,
+) -> None:
+    """Write what the store holds as Parquet, to retrain and evaluate models with what was really served.
+
+    Events come as DIR/day=YYYY-MM-DD/bucket-NN.parquet, a user always in the same bucket; states as DIR/states.parquet.
+    Workers may go on serving meanwhile; the store is only read.
+
+    evercurrent export --what events --store sqlite:evercurrent.db --out events --day 2026-11-24
+    """
+    from evercurrent.cli.export import export_events, export_states
+
+    if what is Exported.EVENTS:
+        export_events(store, out, day.date() if day is not None else None)
+    elif day is not None:
+        raise SettingsError("--day: states have none; it goes with --what events")
+    else:
+        export_states(store, out)
 
 
 @train.command("knowledge-tracing")

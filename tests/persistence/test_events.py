@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -87,7 +87,7 @@ async def fill(store: ObjectStore, users: list[str]) -> None:
         await write(store, replace(file, bucket=4), table_of(file.day, [user_key("default", "other")], first=1))
 
 
-async def versions_of(store: ObjectStore, user: str, day: date | None = None) -> list[int]:
+async def versions_of(store: ObjectStore, user: str, day: str | None = None) -> list[int]:
     found = []
     async for _, table in read_events(store, day):
         found += [row["version"] for row in table.to_pylist() if user_key(row["namespace"], row["user_id"]) == user]
@@ -125,8 +125,9 @@ async def test_what_is_written_is_read_by_day(store: ObjectStore) -> None:
     await fill(store, users)
     assert await list_days(store) == list(DAYS)
     assert await versions_of(store, users[1]) == [1, 101, 201, 301, 401, 501]
-    assert await versions_of(store, users[1], date(2026, 2, 1)) == [201, 301]
-    assert await versions_of(store, users[1], date(2026, 2, 2)) == []
+    assert await versions_of(store, users[1], "2026-02-01") == [201, 301]
+    assert await versions_of(store, users[1], "2026-02-02") == []
+    assert {file.bucket async for file, _ in read_events(store, bucket=4)} == {4}
 
 
 async def test_a_forgotten_user_leaves_nothing_and_the_others_all(store: ObjectStore) -> None:
