@@ -55,8 +55,9 @@ def export_events(url: str, out: Path, day: date | None) -> None:
     """Writes DIR/day=YYYY-MM-DD/bucket-NN.parquet. Raises CommandError; SettingsError for a URL that is none."""
     console = Console()
     num_events, num_days = _run(url, out, lambda store, folder: _events(store, folder, day, console))
+    days = "1 day" if num_days == 1 else f"{num_days:,} days"
     console.print(
-        f"Wrote {num_events:,} events of {num_days:,} day{'s' if num_days > 1 else ''} to {out}. "
+        f"Wrote {num_events:,} events of {days} to {out}. "
         f'Read them: pandas.read_parquet("{out}"); a user\'s are ordered by version.',
         soft_wrap=True,
     )

@@ -195,7 +195,7 @@ def test_the_command_writes_and_says_what(tmp_path: Path) -> None:
     [
         (
             ["--what", "states", "--store", "sqlite:x", "--out", "x", "--day", "2026-02-01"],
-            "--day: states have no days",
+            "--day: states have none",
         ),
         (["--what", "weights", "--store", "sqlite:x", "--out", "x"], "--what"),
         (["--what", "events", "--store", "sqlite:x", "--out", "x", "--day", "today"], "--day"),
