@@ -405,7 +405,7 @@ class Ownership:
                 if int(rows.slots[index]) in self._attempts and self._residents.slab.find(rows.users[index]) is None:
                     row = self._residents.take_over(rows, index)
                     if rows.forgotten[index]:
-                        self._start(self._bury(row))
+                        self._start(self._bury_taken_over(row))
                 if index % SLICE_ROWS == SLICE_ROWS - 1:
                     yield Pause()
         return True
@@ -822,31 +822,43 @@ class Ownership:
 
     # --- forgetting ---------------------------------------------------------------------------------------------
 
-    def forget(self, row: int) -> Flow[None]:
-        """Make a resident a tombstone, in the journal and as its record; ends when both stand."""
+    def forget(self, row: int) -> Flow[bool]:
+        """Make a resident a tombstone, in the journal and then as its record. True when both stand; False when the slot
+        went to another owner meanwhile, who is to be asked again."""
         residents = self._residents
         residents.forget(row)
         self.note_change()
-        version = residents.slab.version.item(row)
-        generation = residents.slab.generation.item(row)
-        yield from self._bury(row)
-        while residents.slab.generation.item(row) == generation and residents.durable_version.item(row) < version:
-            yield Wait(self._landing)
+        return (yield from self._bury(row))
 
-    def _bury(self, row: int) -> Flow[None]:
-        """Write the record of a tombstone, until it stands."""
+    def _bury(self, row: int) -> Flow[bool]:
+        """Write the record of a tombstone, once a standing claim holds its row: an attempt must not write records.
+        False: the row went."""
         residents = self._residents
-        generation = residents.slab.generation.item(row)
-        self._virgin[residents.slab.slot[row]] = False
+        generation, version = residents.slab.generation.item(row), residents.slab.version.item(row)
         tombstone, _ = residents.gather(np.array([row], np.intp), self.claims)
+        while (
+            residents.durable_version.item(row) < version or residents.unlanded.item(row) or not self._stands_for(row)
+        ):
+            yield Wait(self._landing)
+            if residents.slab.generation.item(row) != generation:
+                return False
+        self._virgin[residents.slab.slot[row]] = False
         backoff_us = BACKOFF_US
         while not (yield from self._write_records(tombstone))[0]:
             yield Wait(Signal(), backoff_us)
             backoff_us = min(2 * backoff_us, BACKOFF_US_MAX)
             if residents.slab.generation.item(row) != generation:
-                return
-        if residents.slab.generation.item(row) == generation:
-            residents.buried[row] = True
+                return False
+        if residents.slab.generation.item(row) != generation:
+            return False
+        residents.buried[row] = True
+        return True
+
+    def _bury_taken_over(self, row: int) -> Flow[None]:
+        yield from self._bury(row)
+
+    def _stands_for(self, row: int) -> bool:
+        return self.state.item(self._residents.slab.slot.item(row)) == STANDING
 
     # --- helpers ------------------------------------------------------------------------------------------------
 
