@@ -80,6 +80,12 @@ class Block:
         self._events = np.empty(size, _raw(event))
         self._results = np.empty(size, _raw(result))
 
+    def restart(self, began_s: float) -> None:
+        """Hold other events. Memory that was touched before costs an update nothing; fresh pages do."""
+        self.began_s = began_s
+        self.num_rows = 0
+        self.users = []
+
     @property
     def room(self) -> int:
         """How many more events fit."""
@@ -147,6 +153,7 @@ class EventBuffer:
         self._layout = layout
         self._bounds = bounds
         self._waiting: deque[Block] = deque()
+        self._spare: list[Block] = []
         self._waiting_bytes = 0
 
     def add(
@@ -201,10 +208,12 @@ class EventBuffer:
         for block in self.on_the_way:
             self.num_rows -= block.num_rows
             self.num_bytes -= block.num_bytes
+            self._spare_one(block)
         self.on_the_way = []
 
     def _begin_block(self, now_s: float) -> None:
-        block = Block(self._layout, now_s)
+        block = self._spare.pop() if self._spare else Block(self._layout, now_s)
+        block.restart(now_s)
         self._waiting.append(block)
         self._waiting_bytes += block.num_bytes
         self.num_bytes += block.num_bytes
@@ -213,7 +222,13 @@ class EventBuffer:
         self._waiting_bytes -= block.num_bytes
         self.num_bytes -= block.num_bytes
         self.num_rows -= block.num_rows
+        self._spare_one(block)
         return block.num_rows
+
+    def _spare_one(self, block: Block) -> None:
+        """Keep a block for later events, up to a cut of them."""
+        if len(self._spare) * block.num_bytes < self._bounds.cut_bytes:
+            self._spare.append(block)
 
     def _is_over(self) -> bool:
         return self.num_bytes > self._bounds.bytes_max or self.num_rows > self._bounds.rows_max
