@@ -46,11 +46,10 @@ def record_body(rows: Rows, index: int, model: str) -> bytes:
     if rows.forgotten[index]:
         record.forgotten = True
     else:
-        end = int(rows.num_sessions[: index + 1].sum())
         record.user = rows.users[index]
         record.floor_high, record.floor_low = rows.floors[index].tolist()
         record.state = rows.states[index].astype("<f4").tobytes()
-        for high, low, last_seq, lost, _ in rows.sessions[end - int(rows.num_sessions[index]) : end].tolist():
+        for high, low, last_seq, lost, _ in rows.sessions_of(index).tolist():
             record.sessions.add(id_high=high, id_low=low, last_seq=last_seq, lost=lost)
     packed = record.SerializeToString()
     return pb.SealedUserRecord(record=packed, checksum=zlib.crc32(packed)).SerializeToString()
@@ -63,7 +62,7 @@ def read_record(body: bytes, user: str, slot: int, model: str, state_width: int)
         Damaged: the checksum is wrong, or it is somebody else's.
         SchemaMismatch: the state is another model's.
     """
-    record = _unsealed(body, user)
+    record = _unsealed(body)
     if not record.forgotten:
         _check(record, user, model, state_width)
     state = np.frombuffer(record.state, "<f4").astype(np.float32)
@@ -83,24 +82,24 @@ def read_record(body: bytes, user: str, slot: int, model: str, state_width: int)
     )
 
 
-def _unsealed(body: bytes, user: str) -> pb.UserRecord:
+def _unsealed(body: bytes) -> pb.UserRecord:
     try:
         sealed = pb.SealedUserRecord.FromString(body)
         if zlib.crc32(sealed.record) != sealed.checksum:
-            raise Damaged(f"the checksum of the record of {user!r} is wrong")
+            raise Damaged("the checksum of a user's record is wrong")
         record = pb.UserRecord.FromString(sealed.record)
     except DecodeError as error:
-        raise Damaged(f"the record of {user!r} cannot be read: {error}") from error
+        raise Damaged(f"a user's record cannot be read: {error}") from error
     if record.format != FORMAT:
-        raise Damaged(f"the record of {user!r} has format {record.format}; this release reads {FORMAT}")
+        raise Damaged(f"a user's record has format {record.format}; this release reads {FORMAT}")
     return record
 
 
 def _check(record: pb.UserRecord, user: str, model: str, state_width: int) -> None:
     if record.user != user:
-        raise Damaged(f"the record of {user!r} is another user's")
+        raise Damaged("a user's record is another user's")
     if record.model != model or len(record.state) != 4 * state_width:
         raise SchemaMismatch(
-            f"the record of {user!r} holds {len(record.state) / 4:g} numbers of model {record.model!r}; "
+            f"a user's record holds {len(record.state) / 4:g} numbers of model {record.model!r}; "
             f"this worker runs {model!r}, whose state has {state_width}"
         )

@@ -42,6 +42,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.users)
 
+    def sessions_of(self, index: int) -> U64:
+        """The sessions of one user. Counts those before: for many users take slices first."""
+        start = int(self.num_sessions[:index].sum())
+        return self.sessions[start : start + int(self.num_sessions[index])]
+
     def take(self, indices: NDArray[np.intp]) -> Rows:
         """Those users, in that order."""
         ends = np.cumsum(self.num_sessions)
