@@ -12,7 +12,7 @@ landed do older ones go, so a write that lands late brings nothing back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
@@ -155,10 +155,8 @@ class Ownership:
         self.address = address
         self.state = np.full(NUM_SLOTS, FREE, np.uint8)
         self.claims = np.zeros((NUM_SLOTS, 2), np.uint64)
-        self.num_segments = 0
         self.landed = 0
         """The number of the newest segment that has landed."""
-        self.journal_lag_us = 0
         self.work = Signal()
         """Set when a row has become DIRTY."""
         self.users: Users | None = None
@@ -393,7 +391,7 @@ class Ownership:
 
     def _import(self, parts: list[Rows]) -> Flow[bool]:
         """Make the rows that came with claims resident. False: this incarnation ended meanwhile."""
-        for rows in parts:
+        for rows in (part.take(at) for part in parts for at in _slices(len(part))):
             for index in range(len(rows)):
                 while self._residents.slab.is_full:
                     self.evict_soon()
@@ -406,8 +404,7 @@ class Ownership:
                     row = self._residents.take_over(rows, index)
                     if rows.forgotten[index]:
                         self._start(self._bury_taken_over(row))
-                if index % SLICE_ROWS == SLICE_ROWS - 1:
-                    yield Pause()
+            yield Pause()
         return True
 
     def _settle(self, slots: list[int]) -> Flow[None]:
@@ -598,7 +595,6 @@ class Ownership:
         self.landed = number
         self._in_flight = False
         self._landed(number, parts)
-        self.journal_lag_us = self._clock_us() - began_us
         if self._oldest < first and not self._deleting:
             self._deleting = True
             self._start(self._delete_below(first))
@@ -607,7 +603,6 @@ class Ownership:
         standing = self.state == STANDING
         for marks in parts:
             self._tell().durable(self._residents.land(marks, number, standing))
-        self.num_segments += 1
         if len(self._residents.changed()):
             self.note_change()
         self._landing.pulse()
@@ -907,6 +902,12 @@ def _beginning(segments: Sequence[Segment]) -> int:
         ((segment.footer.number, segment.footer.first) for segment in segments if not segment.footer.seal),
         default=(0, 0),
     )[1]
+
+
+def _slices(num_rows: int) -> Iterator[Indices]:
+    """Indices, SLICE_ROWS at a time."""
+    for start in range(0, num_rows, SLICE_ROWS):
+        yield np.arange(start, min(start + SLICE_ROWS, num_rows))
 
 
 def _mask(slots: Sequence[int]) -> Mask:

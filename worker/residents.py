@@ -85,13 +85,11 @@ class Residents:
             Refused: REASON_OVERLOADED, every row is taken.
         """
         row = self.admit(rows.users[index], int(rows.slots[index]))
-        end = int(rows.num_sessions[: index + 1].sum())
-        start = end - int(rows.num_sessions[index])
         if not rows.forgotten[index]:
             self.slab.state[row] = rows.states[index]
         self.slab.version[row] = rows.versions[index]
         self.landed_version[row] = self.durable_version[row] = rows.durable_versions[index]
-        self.sessions.restore(row, rows.sessions[start:end], rows.floors[index])
+        self.sessions.restore(row, rows.sessions_of(index), rows.floors[index])
         return row
 
     def take_over(self, rows: Rows, index: int) -> int:
