@@ -36,7 +36,7 @@ from worker.flows import (
     insist,
     together,
 )
-from worker.incarnation import Incarnation
+from worker.owner import Owner
 from worker.journal import Journal
 from worker.reading import is_silent, read_journal, seal
 from worker.residency import Residency, refusal_of
@@ -57,7 +57,7 @@ class Claims:
     """Slots in and out. `settled` is pulsed when no attempt is left."""
 
     def __init__(
-        self, me: Incarnation, slots: Slots, residents: Residents, journal: Journal, residency: Residency
+        self, me: Owner, slots: Slots, residents: Residents, journal: Journal, residency: Residency
     ) -> None:
         self.settled = Signal()
         self._me = me

@@ -32,7 +32,7 @@ from worker.flows import (
     insist,
     together,
 )
-from worker.incarnation import Fenced, Incarnation
+from worker.owner import Fenced, Owner
 from worker.residents import CLEAN, Gathered, Indices, Residents
 from worker.slots import Attempt, Read, Slots
 
@@ -48,7 +48,7 @@ class Journal:
     """`work` is set when a row has become DIRTY, `quick` when a segment is wanted at once, `landing` is pulsed when one
     has landed. `landed` is the number of the newest that has."""
 
-    def __init__(self, me: Incarnation, slots: Slots, residents: Residents) -> None:
+    def __init__(self, me: Owner, slots: Slots, residents: Residents) -> None:
         self.landed = 0
         self.is_in_flight = False
         self.work = Signal()

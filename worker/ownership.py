@@ -14,7 +14,7 @@ from evercurrent.v1 import observation_pb2 as pb
 from persistence.rows import U64
 from worker.claims import Claims
 from worker.flows import Flow
-from worker.incarnation import Fenced, Incarnation, Timing, Users
+from worker.owner import Fenced, Owner, Timing, Users
 from worker.journal import Journal
 from worker.residency import Residency
 from worker.residents import Residents, States
@@ -38,7 +38,7 @@ class Ownership:
         random: Random,
         start: Callable[[Flow[None]], None],
     ) -> None:
-        self._me = Incarnation(incarnation, address, model, timing, clock_us, random, start)
+        self._me = Owner(incarnation, address, model, timing, clock_us, random, start)
         self._slots = Slots()
         self._journal = Journal(self._me, self._slots, residents)
         self._residency = Residency(self._me, self._slots, residents, self._journal)

@@ -20,7 +20,7 @@ from persistence.record import read_record, record_body
 from persistence.rows import Rows
 from persistence.store import Stored
 from worker.flows import Backoff, Flow, Get, Pause, PutIfAbsent, PutIfMatch, Signal, Wait, together
-from worker.incarnation import Incarnation
+from worker.owner import Owner
 from worker.journal import Journal
 from worker.residents import CLEAN, NOWHERE, Indices, Mask, Residents
 from worker.slots import Slots
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 class Residency:
     """Users in and out. `damaged` are those of whom something stored cannot be read."""
 
-    def __init__(self, me: Incarnation, slots: Slots, residents: Residents, journal: Journal) -> None:
+    def __init__(self, me: Owner, slots: Slots, residents: Residents, journal: Journal) -> None:
         self.damaged = set[str]()
         self._me = me
         self._slots = slots

@@ -11,7 +11,7 @@ from persistence.errors import StoreError
 from persistence.keys import JOURNAL_PREFIX, SLOTS_PREFIX, segment_of_key, slot_key, slot_of_key
 from persistence.segment import read_footer
 from worker.flows import TOGETHER_MAX, Delete, Flow, Get, ListKeys, Offload, Signal, Wait, together
-from worker.incarnation import Incarnation
+from worker.owner import Owner
 from worker.slots import Read
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Sweep:
     The seal stays: it says that the journal is closed, and keeps the dead owner from writing its next segment.
     """
 
-    def __init__(self, me: Incarnation) -> None:
+    def __init__(self, me: Owner) -> None:
         self._me = me
         self._last_keys: dict[str, str] = {}
 

@@ -1,4 +1,4 @@
-"""One life of a worker: what its claims, its journal and its residents all need to know of it."""
+"""One incarnation as an owner of slots: what its claims, its journal and its residents all need to know of it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Timing:
 
 
 @dataclass(slots=True, eq=False)
-class Incarnation:
+class Owner:
     """`start` has a flow driven beside the others."""
 
     name: str
