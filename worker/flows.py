@@ -80,6 +80,16 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class HandOver:
+    """Give the other owner some rows of what it asked for; answered by None when they were taken on.
+
+    Whoever has nobody to give them to any more answers at once.
+    """
+
+    rows: Rows
+
+
+@dataclass(frozen=True, slots=True)
 class Dead:
     """The address refuses, or answers as another incarnation."""
 
@@ -87,6 +97,16 @@ class Dead:
 @dataclass(frozen=True, slots=True)
 class Unreachable:
     """No complete answer: nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """Have plain work done off the loop; answered by what it returns. It touches nothing that anybody else changes.
+
+    A StoreError that it raises is thrown into the flow; anything else is a mistake of ours.
+    """
+
+    work: Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +130,7 @@ class Together:
 
 
 StoreEffect = Get | PutIfAbsent | PutIfMatch | Delete | ListKeys | ReadSegment | Together
-Effect = StoreEffect | AskRelease | Pause | Wait
+Effect = StoreEffect | AskRelease | HandOver | Offload | Pause | Wait
 Flow = Generator[Effect, Any, T]
 
 

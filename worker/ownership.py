@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ from evercurrent.errors import EvercurrentError, Refused, rejection
 from evercurrent.slots import NUM_SLOTS
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.storage_pb2 import Attempt, SegmentFooter, SlotRecord
-from persistence.errors import Damaged, SchemaMismatch, StoreError
+from persistence.errors import Damaged, StoreError
 from persistence.keys import (
     SLOTS_PREFIX,
     journal_prefix,
@@ -35,8 +36,8 @@ from persistence.keys import (
     slot_of_key,
 )
 from persistence.record import read_record, read_slot, record_body, slot_body
-from persistence.rows import U64, Rows, halves, joined_rows
-from persistence.segment import Segment, SegmentWriter, read_footer, seal_body
+from persistence.rows import Rows, halves
+from persistence.segment import SegmentWriter, read_footer, seal_body
 from persistence.store import Etag, Stored
 from worker.flows import (
     AskRelease,
@@ -44,7 +45,9 @@ from worker.flows import (
     Delete,
     Flow,
     Get,
+    HandOver,
     ListKeys,
+    Offload,
     Pause,
     PutIfAbsent,
     PutIfMatch,
@@ -55,6 +58,7 @@ from worker.flows import (
     Together,
     Wait,
 )
+from worker.reading import Newest, newest_rows
 from worker.residents import CLEAN, NOWHERE, Gathered, Indices, Mask, Residents
 
 FREE, TAKING, SERVING, STANDING, RELEASING = range(5)
@@ -345,34 +349,14 @@ class Ownership:
                 if isinstance(segment, StoreError):
                     raise segment
             if all(segment is not None for segment in segments):
-                return [self._newest(segments, wanted)] if segments else []
-
-    def _newest(self, segments: Sequence[Segment], wanted: U64) -> Rows:
-        """Of rows under the wanted claims the last of each user. Whose last row is damaged is remembered."""
-        first = _beginning(segments)
-        parts, newest = [], dict[str, int]()
-        num_rows = 0
-        for segment in segments:
-            if segment.footer.number < first or segment.footer.seal:
-                continue
-            if segment.footer.model != self._model:
-                raise SchemaMismatch(f"the journal {segment.footer.incarnation} is of {segment.footer.model}")
-            rows = segment.rows
-            mine = np.flatnonzero((rows.claims == wanted[rows.slots]).all(axis=1) & (rows.claims[:, 0] > 0))
-            part = rows.take(mine)
-            parts.append(part)
-            for index, user in enumerate(part.users, num_rows):
-                newest.pop(user, None)
-                newest[user] = index
-                self._damaged.discard(user)
-            num_rows += len(part)
-            for user in segment.damaged:
-                logger.error("a row is damaged segment=%s/%d", segment.footer.incarnation, segment.footer.number)
-                newest.pop(user, None)
-                self._damaged.add(user)
-        if not parts:
-            return segments[0].rows.take(np.zeros(0, np.intp))
-        return joined_rows(parts).take(np.array(sorted(newest.values()), np.intp))
+                break
+        newest = yield Offload(partial(newest_rows, segments, wanted, self._model))
+        assert isinstance(newest, Newest)
+        if newest.damaged:
+            logger.error("rows are damaged journal=%s num_users=%d", incarnation, len(newest.damaged))
+        self._damaged.difference_update(newest.rows.users)
+        self._damaged.update(newest.damaged)
+        return [newest.rows]
 
     def _begin(self, read: _Read) -> None:
         """A new claim on a slot whose rows we know."""
@@ -482,10 +466,11 @@ class Ownership:
 
     # --- release ------------------------------------------------------------------------------------------------
 
-    def release(self, claims: dict[int, int], hand_over: Callable[[Rows], None]) -> Flow[frozenset[int]]:
-        """Stop serving slots for good and give their rows to `hand_over`, in parts; returns those not held.
+    def release(self, claims: dict[int, int]) -> Flow[frozenset[int]]:
+        """Stop serving slots for good and hand their rows over, in parts; returns those not held.
 
-        A claim that is not held here is never served again, and its rows are in the journal when this returns.
+        A claim that is not held here is never served again, and its rows are in the journal when this returns. It is to
+        be driven to its end, whether or not anybody still takes the rows.
         """
         held = [slot for slot, claim in claims.items() if self.serves(slot) and self._claim(slot) == claim]
         why = rejection(pb.REASON_NOT_OWNER, "", "the user moves to another worker", 100)
@@ -497,8 +482,7 @@ class Ownership:
             self._retained[slot] = claims[slot]
         rows = self._residents.of_slots(mask)
         for start in range(0, len(rows), HAND_OVER_ROWS):
-            hand_over(self._residents.gather(rows[start : start + HAND_OVER_ROWS], self.claims)[0])
-            yield Pause()
+            yield HandOver(self._residents.gather(rows[start : start + HAND_OVER_ROWS], self.claims)[0])
         for row in rows.tolist():
             self._residents.drop(row)
         self.claims[held] = 0
@@ -590,7 +574,7 @@ class Ownership:
             ],
         )
         self._last_segment_us = began_us
-        yield from self._append(number, writer.finish(footer))
+        yield from self._append(number, (yield Offload(partial(writer.finish, footer))))
         self._journal_rows[number] = writer.num_rows
         self.landed = number
         self._in_flight = False
@@ -894,14 +878,6 @@ def _cas(slot: int, attempt: _Attempt) -> PutIfAbsent | PutIfMatch:
     if attempt.base is None:
         return PutIfAbsent(slot_key(slot), attempt.body)
     return PutIfMatch(slot_key(slot), attempt.body, attempt.base)
-
-
-def _beginning(segments: Sequence[Segment]) -> int:
-    """Where a journal begins: what the footer of its newest segment that is no seal says."""
-    return max(
-        ((segment.footer.number, segment.footer.first) for segment in segments if not segment.footer.seal),
-        default=(0, 0),
-    )[1]
 
 
 def _slices(num_rows: int) -> Iterator[Indices]:

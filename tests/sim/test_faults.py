@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import worker.ownership
 from persistence.rows import U64, Rows
 from persistence.segment import Segment
 from tests.sim.run import BrokenInvariantError, Feed, simulate
 from tests.sim.world import World
 from worker.flows import AskRelease, Dead, Effect, Flow, PutIfMatch, Released
 from worker.ownership import STANDING, Ownership
+from worker.reading import Newest, newest_rows
 from worker.residents import Gathered, Mask, Residents
 
 SEEDS_MAX = 5000
@@ -90,10 +92,10 @@ def the_cas_before_the_rows_are_journaled(patch: Patch) -> None:
 def a_released_slot_served_again(patch: Patch) -> None:
     release = Ownership.release
 
-    def goes_on(self: Ownership, claims: dict[int, int], hand_over: Callable[[Rows], None]) -> Flow[frozenset[int]]:
+    def goes_on(self: Ownership, claims: dict[int, int]) -> Flow[frozenset[int]]:
         kept = self.claims.copy()
         held = [slot for slot, claim in claims.items() if self.serves(slot) and self._claim(slot) == claim]
-        not_held = yield from release(self, claims, hand_over)
+        not_held = yield from release(self, claims)
         self.claims[held] = kept[held]
         self.state[held] = STANDING
         return not_held
@@ -102,15 +104,13 @@ def a_released_slot_served_again(patch: Patch) -> None:
 
 
 def rows_of_any_claim(patch: Patch) -> None:
-    newest = Ownership._newest
-
-    def of_any(self: Ownership, segments: list[Segment], wanted: U64) -> Rows:
+    def of_any(segments: list[Segment], wanted: U64, model: str) -> Newest:
         for segment in segments:
             mine = (wanted[segment.rows.slots] > 0).any(axis=1)
             segment.rows.claims[mine] = wanted[segment.rows.slots[mine]]
-        return newest(self, segments, wanted)
+        return newest_rows(segments, wanted, model)
 
-    patch.setattr(Ownership, "_newest", of_any)
+    patch.setattr(worker.ownership, "newest_rows", of_any)
 
 
 def evicted_before_the_record_is_confirmed(patch: Patch) -> None:
@@ -136,9 +136,9 @@ def a_last_seq_left_out(patch: Patch) -> None:
 def not_held_while_a_segment_is_in_flight(patch: Patch) -> None:
     release = Ownership.release
 
-    def at_once(self: Ownership, claims: dict[int, int], hand_over: Callable[[Rows], None]) -> Flow[frozenset[int]]:
+    def at_once(self: Ownership, claims: dict[int, int]) -> Flow[frozenset[int]]:
         in_flight, self._in_flight = self._in_flight, False
-        for effect in release(self, claims, hand_over):
+        for effect in release(self, claims):
             self._in_flight = in_flight
             yield effect
             self._in_flight = False

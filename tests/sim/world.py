@@ -33,7 +33,9 @@ from worker.flows import (
     Effect,
     Flow,
     Get,
+    HandOver,
     ListKeys,
+    Offload,
     Pause,
     PutIfAbsent,
     PutIfMatch,
@@ -240,24 +242,32 @@ class Process:
     def start(self, flow: Flow[None]) -> None:
         self.later(lambda: self._go(flow, lambda: next(flow)))
 
-    def run_flow(self, flow: Flow[Any], done: Callable[[Any], None]) -> None:
-        """Drive a flow and hand over what it returns."""
+    def run_flow(
+        self, flow: Flow[Any], done: Callable[[Any], None], take: Callable[[Rows], None] | None = None
+    ) -> None:
+        """Drive a flow and hand over what it returns; `take` gets the rows that it hands over."""
 
         def whole() -> Flow[None]:
             done((yield from flow))
 
-        self.start(whole())
+        steps = whole()
+        self.later(lambda: self._go(steps, lambda: next(steps), take))
 
-    def _go(self, flow: Flow[None], step: Callable[[], Effect]) -> None:
+    def _go(self, flow: Flow[None], step: Callable[[], Effect], take: Callable[[Rows], None] | None = None) -> None:
         try:
             effect = step()
         except StopIteration:
             return
 
         def answer(result: Any) -> None:
-            self.later(lambda: self._go(flow, lambda: self._resume(flow, result)))
+            self.later(lambda: self._go(flow, lambda: self._resume(flow, result), take))
 
-        self._act(effect, answer)
+        if isinstance(effect, HandOver):
+            assert take is not None
+            take(effect.rows)
+            self.later(lambda: answer(None), self.world.delay_us())
+        else:
+            self._act(effect, answer)
 
     def _resume(self, flow: Flow[None], result: Any) -> Effect:
         return flow.throw(result) if isinstance(result, StoreError) else flow.send(result)
@@ -268,12 +278,24 @@ class Process:
                 answer(None)
             case Wait():
                 self._wait(effect, answer)
+            case Offload(work):
+                self._offload(work, answer)
             case Together(effects):
                 self._together(effects, answer)
             case AskRelease():
                 self._ask_release(effect, answer)
             case _:
                 self.world.call_store(effect, answer)
+
+    def _offload(self, work: Callable[[], Any], answer: Callable[[Any], None]) -> None:
+        def done() -> None:
+            try:
+                result = work()
+            except StoreError as error:
+                result = error
+            answer(result)
+
+        self.later(done, self.world.random.randrange(5 * MS))
 
     def _wait(self, wait: Wait, answer: Callable[[Any], None]) -> None:
         if wait.signal.is_set:
@@ -324,14 +346,13 @@ class Process:
 
         def give(other: Process) -> None:
             rows: list[Rows] = []
-            flow = other.ownership.release(ask.claims, rows.append)
 
             def given(not_held: frozenset[int]) -> None:
                 self.world.note(f"{other.incarnation} releases {sorted(ask.claims)} but {sorted(not_held)}")
                 if self.world.reaches(self.name, name):
                     self.world.after(self.world.delay_us(), lambda: end(Released(rows, not_held)))
 
-            other.run_flow(flow, given)
+            other.run_flow(other.ownership.release(ask.claims), given, rows.append)
 
         self.world.after(self.world.delay_us(), arrive)
         self.later(lambda: end(Unreachable()), RELEASE_TIMEOUT_US)
