@@ -59,6 +59,14 @@ def up(
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its weights, safetensors.", show_default="the model's own")
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where states outlive it: sqlite:PATH, s3://BUCKET/PREFIX?endpoint=… or memory:.",
+            show_default="sqlite:evercurrent.db",
+        ),
+    ] = None,
     address: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Where the router listens.", show_default="127.0.0.1:7600")
     ] = None,
@@ -67,8 +75,10 @@ def up(
     """Start a router and workers on this machine, and say where to connect. Ctrl-C ends them all."""
     from evercurrent.cli.up import run_up
 
-    load_settings({"worker": {"model": model, "weights": weights}, "router": {"address": address}}, config)
-    run_up(workers, model, weights, address, config)
+    load_settings(
+        {"worker": {"model": model, "weights": weights, "store": store}, "router": {"address": address}}, config
+    )
+    run_up(workers, model, weights, store, address, config)
 
 
 @app.command()

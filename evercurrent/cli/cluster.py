@@ -96,6 +96,7 @@ def run_cluster(
     num_workers: int = 2,
     model: str | None = None,
     weights: Path | None = None,
+    store: str | None = None,
     router_address: str | None = "127.0.0.1:0",
     search_path: Path | None = None,
     config: Path | None = None,
@@ -108,7 +109,7 @@ def run_cluster(
     or fails when it is to stop.
     """
     cluster = Cluster()
-    shared = _options(model=model, weights=weights, search_path=search_path or Path.cwd())
+    shared = _options(model=model, weights=weights, store=store, search_path=search_path or Path.cwd())
     with ExitStack() as logs:
 
         def start(kind: str, name: str, options: Sequence[str]) -> None:

@@ -25,16 +25,19 @@ from evercurrent.v1.columns_pb2 import (
 from evercurrent.v1.worker_pb2 import LinkTagOpen, LinkTagOpened
 from evercurrent.wire import Event
 from tests.toys import HUGE_GRADIENT, HUGE_STATE, NAN_LOSS, RAISE, Choosing, Counting, Following
+from tests.worker.playing import Played
 from worker.engine import Engine
 from worker.sessions import SESSIONS_PER_USER
 
 
-def new_engine(model: Model | None = None, residents_max: int = 100, batch_max: int = 64) -> Engine:
-    return Engine((model or Counting()).requires_grad_(False), residents_max, batch_max, itertools.count().__next__)
+def new_engine(model: Model | None = None, residents_max: int = 100, batch_max: int = 64) -> Played:
+    return Played(model or Counting(), residents_max, batch_max, itertools.count().__next__)
 
 
 def open_tag(engine: Engine, link: int, tag: int, user: str, session_id: str = "") -> LinkTagOpened:
-    return engine.open(link, LinkTagOpen(tag=tag, user_id=user, session_id=session_id), user)
+    opened = engine.open(link, LinkTagOpen(tag=tag, user_id=user, session_id=session_id), user)
+    assert opened is not None
+    return opened
 
 
 def event(
