@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
 
-from persistence.errors import StoreError
+from persistence.errors import StoreError, StoreUnavailable
 from persistence.segment import Segment, read_segment
-from persistence.store import ObjectStore, list_all
+from persistence.store import ObjectStore, Stored, list_all
 from worker.flows import (
     AskRelease,
     Dead,
@@ -38,6 +38,11 @@ T = TypeVar("T")
 
 US_PER_S = 1_000_000
 
+READS_MAX = 256
+"""Reads of the store at once: many users may come in one frame."""
+
+TURN_TIMEOUT_S = 30.0
+
 
 class Peers(Protocol):
     """The other workers."""
@@ -52,6 +57,7 @@ class Acting:
         self._store = store
         self._peers = peers
         self._tasks: asyncio.TaskGroup | None = None
+        self._turns = asyncio.Semaphore(READS_MAX)
 
     def begin(self, tasks: asyncio.TaskGroup) -> None:
         """Flows belong to this group from now on."""
@@ -108,7 +114,7 @@ class Acting:
     ) -> object | list[str] | Segment | None:
         match effect:
             case Get(key):
-                return await self._store.get(key)
+                return await self._get(key)
             case PutIfAbsent(key, body):
                 return await self._store.put_if_absent(key, body)
             case PutIfMatch(key, body, etag):
@@ -119,8 +125,20 @@ class Acting:
             case ListKeys(prefix):
                 return [entry.key async for entry in list_all(self._store, prefix)]
             case ReadSegment(key):
-                stored = await self._store.get(key)
+                stored = await self._get(key)
                 return None if stored is None else await asyncio.to_thread(read_segment, stored.body)
+
+    async def _get(self, key: str) -> Stored | None:
+        """Read an object, when it is this one's turn. Writes never wait for reads."""
+        try:
+            async with asyncio.timeout(TURN_TIMEOUT_S):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise StoreUnavailable(f"{READS_MAX} reads were before this one and did not end") from None
+        try:
+            return await self._store.get(key)
+        finally:
+            self._turns.release()
 
     async def _call_or_error(self, effect: Get | PutIfAbsent | PutIfMatch | Delete | ReadSegment) -> object:
         try:

@@ -14,7 +14,7 @@ from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.worker_pb2 import LinkTagOpen
 from worker.inbox import Waiting
 
-ARRIVALS_MAX = 4096
+ARRIVALS_MAX = 65_536
 
 
 @dataclass(slots=True, eq=False)
