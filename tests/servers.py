@@ -115,11 +115,12 @@ async def running_worker(
     clock_us: Clock = monotonic_us,
     address: str = "127.0.0.1:0",
     has_store: bool = True,
+    has_event_log: bool = False,
 ) -> AsyncIterator[Worker]:
     """A worker, which is stopped cleanly in the end unless it `is_dead`."""
     server = await new_server([], [SERVICE])
     bound = bind(server, address)
-    plan = Plan(name, bound, residents_max, batch_max=1024, timing=EMBEDDED_TIMING)
+    plan = Plan(name, bound, residents_max, batch_max=1024, timing=EMBEDDED_TIMING, has_event_log=has_event_log)
     model.requires_grad_(False)
     service = WorkerService(lambda: Incarnation(plan, model, store, clock_us), name, 16_384, has_store)
     server.add_generic_rpc_handlers((service.handler(),))

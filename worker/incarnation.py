@@ -16,6 +16,7 @@ from random import Random
 from ulid import ULID
 
 from evercurrent.model import Model
+from evercurrent.v1 import worker_pb2
 from persistence.errors import StoreUnavailable
 from persistence.store import ObjectStore
 from worker.acting import US_PER_S, Acting
@@ -25,6 +26,8 @@ from worker.outboxes import Outboxes
 from worker.ownership import Ownership, Timing
 from worker.peers import WorkerPeers
 from worker.residents import Residents
+
+STATUS_INTERVAL_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +91,7 @@ class Incarnation:
                 self.acting.begin(tasks)
                 self.acting.start(self.ownership.journal())
                 tasks.create_task(self._step_on())
+                tasks.create_task(self._tell_status())
                 if self.log is not None:
                     tasks.create_task(self.log.run())
                 tasks.create_task(self._end_after(stop))
@@ -113,6 +117,19 @@ class Incarnation:
             while self.engine.num_waiting:
                 self.step()
                 await asyncio.sleep(0)
+
+    async def _tell_status(self) -> None:
+        while True:
+            self.outboxes.put_status(
+                worker_pb2.WorkerStatus(
+                    residents=len(self.residents.slab),
+                    updates_at_risk=self.residents.num_at_risk,
+                    owned_slots=self.ownership.num_served,
+                    segments=self.ownership.landed,
+                    events_dropped=0 if self.log is None else self.log.num_dropped,
+                )
+            )
+            await asyncio.sleep(STATUS_INTERVAL_S)
 
     async def _end_after(self, stop: asyncio.Event) -> None:
         await stop.wait()

@@ -1,4 +1,5 @@
-"""WorkerService on a gRPC server: Link, one stream a router, frames in, results out; Release, for other workers.
+"""WorkerService on a gRPC server: Link, one stream a router, frames in, results out; Release, for other workers; and
+what operators ask of one user (worker.users).
 
 A link is bounded: beyond `link_in_flight_max` events that are not yet answered on the wire, it is not read. It ends
 with the incarnation that it was opened on.
@@ -24,6 +25,7 @@ from evercurrent.v1 import worker_pb2
 from worker.incarnation import Incarnation
 from worker.outboxes import Outbox, Stream
 from worker.peers import HandingOver
+from worker.users import user_methods
 
 PROTOCOL_VERSION = 1
 SERVICE = "evercurrent.v1.WorkerService"
@@ -62,7 +64,8 @@ class WorkerService:
         release = grpc.unary_stream_rpc_method_handler(
             self._release, worker_pb2.ReleaseRequest.FromString, worker_pb2.ReleaseResponse.SerializeToString
         )
-        return grpc.method_handlers_generic_handler(SERVICE, {"Link": link, "Release": release})
+        users = user_methods(lambda: self._current)
+        return grpc.method_handlers_generic_handler(SERVICE, {"Link": link, "Release": release, **users})
 
     @property
     def _current(self) -> Incarnation:

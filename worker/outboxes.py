@@ -32,6 +32,7 @@ class Outbox:
         self._num_results = 0
         self._watermarks: list[bytes] = []
         self._ended: list[worker_pb2.LinkTagEnded] = []
+        self._status: worker_pb2.WorkerStatus | None = None
         self._flushing = False
         self._filled = asyncio.Event()
         self._drained = asyncio.Event()
@@ -56,6 +57,10 @@ class Outbox:
         self._ended += ended
         self._filled.set()
 
+    def put_status(self, status: worker_pb2.WorkerStatus) -> None:
+        self._status = status
+        self._filled.set()
+
     def drop(self, num_events: int) -> None:
         """So many events that came get no answer."""
         self.num_in_flight -= num_events
@@ -74,7 +79,7 @@ class Outbox:
         if self._flushing:
             return
         self._flushing = True
-        while self._opens or self._results or self._watermarks or self._ended:
+        while self._opens or self._results or self._watermarks or self._ended or self._status:
             message, num_results = self._take()
             await stream.write(message)
             self.drop(num_results)
@@ -93,10 +98,11 @@ class Outbox:
             rejections=self._rejections,
             watermarks=b"".join(self._watermarks),
             ended=self._ended,
+            status=self._status,
         )
         num_results = self._num_results
         self._opens, self._results, self._rejections, self._num_results = [], [], [], 0
-        self._watermarks, self._ended = [], []
+        self._watermarks, self._ended, self._status = [], [], None
         return worker_pb2.LinkResponse(frame=frame), num_results
 
 
@@ -125,6 +131,10 @@ class Outboxes:
     async def all_gone(self) -> None:
         """Wait until there is no link."""
         await self._empty.wait()
+
+    def put_status(self, status: worker_pb2.WorkerStatus) -> None:
+        for box in self._boxes.values():
+            box.put_status(status)
 
     def put_results(self, results: Results) -> None:
         if (box := self._boxes.get(results.link)) is not None:

@@ -531,6 +531,11 @@ class Ownership:
         """Whether any slot is served."""
         return bool((self.state >= SERVING).any())
 
+    @property
+    def num_served(self) -> int:
+        """How many slots are served."""
+        return int(np.count_nonzero((self.state == SERVING) | (self.state == STANDING)))
+
     def _await_work(self) -> Flow[None]:
         while not self.work.is_set:
             due_us = self._last_segment_us + self._timing.heartbeat_us - self._clock_us()
@@ -802,12 +807,11 @@ class Ownership:
     # --- forgetting ---------------------------------------------------------------------------------------------
 
     def forget(self, row: int) -> Flow[bool]:
-        """Make a resident a tombstone, in the journal and then as its record. True when both stand; False when the slot
-        went to another owner meanwhile, who is to be asked again."""
-        residents = self._residents
-        residents.forget(row)
+        """Make a resident, whom nobody feeds, a tombstone, at once; the flow is done when it stands in the journal and
+        as the record. False: the slot went to another owner first, who is to be asked again."""
+        self._residents.forget(row)
         self.note_change()
-        return (yield from self._bury(row))
+        return self._bury(row)
 
     def _bury(self, row: int) -> Flow[bool]:
         """Write the record of a tombstone, once a standing claim holds its row: an attempt must not write records.

@@ -170,6 +170,21 @@ def export(
         export_states(store, out)
 
 
+@app.command()
+def forget(
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id.")],
+    namespace: Annotated[str, typer.Option(metavar="TEXT", help="The user's namespace.", show_default="none")] = "",
+    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="A router.")] = "127.0.0.1:7600",
+) -> None:
+    """Remove a user everywhere: state, sessions and event log. Says what was removed.
+
+    Its streams end; if it comes back it starts anew. Safe to repeat, and to be repeated if it fails.
+    """
+    from evercurrent.cli.forget import forget_user
+
+    forget_user(user, namespace, address)
+
+
 @train.command("knowledge-tracing")
 def train_knowledge_tracing(
     data: Annotated[
