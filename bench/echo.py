@@ -15,7 +15,6 @@ import asyncio
 import os
 import signal
 import struct
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -26,12 +25,11 @@ import grpc
 import numpy as np
 import uvloop
 
+from bench.processes import Server, run_server, standard_input_ends
 from evercurrent.v1 import admin_pb2, columns_pb2, observation_pb2, session_pb2, wire_pb2, worker_pb2
 
 SESSION_SERVICE = "evercurrent.v1.SessionService"
 WORKER_SERVICE = "evercurrent.v1.WorkerService"
-
-STOP_TIMEOUT_S = 5.0
 
 # The records of LinkFrame.events and LinkResults.results for a model with two ids, no features, a value as its outcome
 # and a prediction of one value, as the one that the benches serve.
@@ -98,33 +96,18 @@ def run_echo(switches: Mapping[str, str] | None = None) -> Iterator[Echo]:
     with the context."""
     environment = {**os.environ, **(switches or {})}
     with ExitStack() as children:
-        single_pid, single = children.enter_context(_child(environment, "single"))
-        backend_pid, backend = children.enter_context(_child(environment, "backend"))
-        front_pid, front = children.enter_context(_child(environment, "front", backend))
-        pids = {"single": single_pid, "backend": backend_pid, "front": front_pid}
-        yield Echo(one_hop=single, two_hops=front, link=backend, pids=pids)
 
+        def start(*arguments: str) -> Server:
+            return children.enter_context(run_server("bench.echo", *arguments, environment=environment))
 
-@contextmanager
-def _child(environment: Mapping[str, str], *arguments: str) -> Iterator[tuple[int, str]]:
-    """One server process: its pid and its address."""
-    command = [sys.executable, "-m", "bench.echo", *arguments]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            address = process.stdout.readline().strip()
-            if not address:
-                raise RuntimeError(f"the echo server {arguments[0]!r} ended before it was ready")
-            yield process.pid, address
-        finally:
-            process.stdin.close()
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        single, backend = start("single"), start("backend")
+        front = start("front", backend.addresses[0])
+        yield Echo(
+            one_hop=single.addresses[0],
+            two_hops=front.addresses[0],
+            link=backend.addresses[0],
+            pids={"single": single.pid, "backend": backend.pid, "front": front.pid},
+        )
 
 
 def session_response(request: session_pb2.SessionRequest) -> session_pb2.SessionResponse:
@@ -306,7 +289,7 @@ async def serve(role: str, upstream: str | None) -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f"127.0.0.1:{port}", flush=True)
-    await _standard_input_ends()
+    await standard_input_ends()
     await server.stop(0)
 
 
@@ -343,13 +326,6 @@ def _link_service(link: Handler) -> grpc.GenericRpcHandler:
             )
         },
     )
-
-
-async def _standard_input_ends() -> None:
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_reader(sys.stdin.fileno(), ended.set)
-    await ended.wait()
 
 
 if __name__ == "__main__":

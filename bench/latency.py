@@ -1,13 +1,14 @@
 """Bench `latency`: what one update costs a client that waits for it, and what it costs under an open load.
 
-Four arms take turns in short blocks, each one session in a closed loop: the service through its router, the two-hop
-echo on gRPC's defaults (the floor), the service once more for another user (what equal arms differ by), and the echo
-with the switches of gRPC core that our servers set. The model's step alone is timed between them. Then sessions that
-send at Poisson times, to the service and to the echo in turns.
+Five arms take turns in short blocks, each one session in a closed loop: the service through its router, the two-hop
+echo on gRPC's defaults (the floor), the service once more for another user (what equal arms differ by), the echo with
+the switches of gRPC core that our servers set, and a service without a store. The model's step alone is timed between
+them. Then sessions that send at Poisson times, to both services and to the echo in turns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from bench.echo import MODEL, Echo, run_echo
 from bench.pairs import Arm, interleave
 from bench.report import Metric, interval, metrics_of
 from bench.run import Options, Watch, run
-from bench.service import MODEL_NAME, run_service
+from bench.service import MODEL_NAME, NO_STORE, run_service
 from bench.stats import paired_difference, paired_ratio, percentile
 from bench.step import step_timer
 from bench.traffic import Traffic
@@ -110,26 +111,33 @@ class OpenLoopArm:
 
 
 def measure(options: Options, watch: Watch, num_workers: int, rate_per_s: float) -> tuple[Metric, ...]:
-    """Starts the service and the echo, and measures both."""
-    with run_echo() as echo, run_echo(CHOICES) as switched, run_service(watch, num_workers) as cluster:
-        return run(_measure(options, watch, cluster.address, echo, switched, rate_per_s))
+    """Starts the services and the echoes, and measures them."""
+    with (
+        run_echo() as echo,
+        run_echo(CHOICES) as switched,
+        run_service(watch, num_workers) as cluster,
+        run_service(watch, num_workers, NO_STORE) as storeless,
+    ):
+        return run(_measure(options, watch, cluster.address, storeless.address, echo, switched, rate_per_s))
 
 
 async def _measure(
-    options: Options, watch: Watch, service: str, echo: Echo, switched: Echo, rate_per_s: float
+    options: Options, watch: Watch, service: str, storeless: str, echo: Echo, switched: Echo, rate_per_s: float
 ) -> tuple[Metric, ...]:
     rng = np.random.default_rng(options.seed)
     sizes = QUICK if options.quick else FULL
     async with (
         load.connect(service) as service_channel,
+        load.connect(storeless) as storeless_channel,
         load.connect(echo.two_hops) as echo_channel,
         load.connect(switched.two_hops) as switched_channel,
     ):
         served = Traffic(await load.describe_model(service_channel), rng)
         echoed = Traffic(MODEL, rng)
+        services = (service_channel, served), (storeless_channel, served)
         echoes = (echo_channel, echoed), (switched_channel, echoed)
-        closed = await _closed_loop(options, watch, sizes, (service_channel, served), *echoes)
-        opened = await _open_loop(watch, sizes, rate_per_s, (service_channel, served), (echo_channel, echoed))
+        closed = await _closed_loop(options, watch, sizes, *services, *echoes)
+        opened = await _open_loop(options, watch, sizes, rate_per_s, [*services, echoes[0]])
     return metrics_of(closed, opened)
 
 
@@ -137,7 +145,7 @@ Target = tuple[grpc.aio.Channel, Traffic]
 
 
 async def _closed_loop(
-    options: Options, watch: Watch, sizes: Sizes, service: Target, echo: Target, switched: Target
+    options: Options, watch: Watch, sizes: Sizes, service: Target, storeless: Target, echo: Target, switched: Target
 ) -> list[Metric]:
     timer = step_timer(MODEL_NAME, options.seed)
     timer(sizes.warm_up_events, 0.0)
@@ -146,6 +154,7 @@ async def _closed_loop(
         await SessionArm.open(*echo, "one", sizes),
         await SessionArm.open(*service, "another", sizes),
         await SessionArm.open(*switched, "one", sizes),
+        await SessionArm.open(*storeless, "one", sizes),
     ]
 
     async def step() -> Latencies:
@@ -156,12 +165,14 @@ async def _closed_loop(
 
     arms: list[Arm[Latencies]] = [*sessions, step, paced_step]
     with watch.stage("one session, closed loop", sizes.num_pairs) as advance:
-        routed, echoed, again, switched_echoed, steps, paced_steps = await interleave(arms, sizes.num_pairs, advance)
+        blocks = await interleave(arms, sizes.num_pairs, advance)
+    routed, echoed, again, switched_echoed, unstored, steps, paced_steps = blocks
     for session in sessions:
         await load.close(session.stream)
     return [
         *_closed_loop_metrics(np.random.default_rng(options.seed), routed, echoed, again, steps),
         *_switched_metrics(np.random.default_rng(options.seed), routed, switched_echoed, steps),
+        *_store_metrics(np.random.default_rng(options.seed), routed, again, unstored),
         Metric(
             "step_paced_p50_ms",
             percentile(np.concatenate(paced_steps), 50) / 1e6,
@@ -208,21 +219,35 @@ def _switched_metrics(
     ]
 
 
-async def _open_loop(watch: Watch, sizes: Sizes, rate_per_s: float, service: Target, echo: Target) -> list[Metric]:
+def _store_metrics(
+    rng: np.random.Generator, routed: list[Latencies], again: list[Latencies], unstored: list[Latencies]
+) -> list[Metric]:
+    """What the store costs."""
+    routed_p50s, again_p50s, unstored_p50s = (
+        [percentile(block, 50) for block in arm] for arm in (routed, again, unstored)
+    )
+    ratio, equal_arms = paired_ratio(routed_p50s, unstored_p50s, rng), paired_ratio(routed_p50s, again_p50s, rng)
+    return interval("routed_sqlite_over_memory_p50", ratio, equal_arms, "P50: on SQLite over without a store")
+
+
+async def _open_loop(
+    options: Options, watch: Watch, sizes: Sizes, rate_per_s: float, targets: Sequence[Target]
+) -> list[Metric]:
+    """`targets`: the service, the one without a store, the echo."""
     with pacing.precise_clock() as clock, watch.stage("open loop, Poisson", sizes.num_pairs) as advance:
-        arms = [
-            await OpenLoopArm.open(*service, rate_per_s, sizes, clock),
-            await OpenLoopArm.open(*echo, rate_per_s, sizes, clock),
-        ]
-        served, echoed = await interleave(arms, sizes.num_pairs, advance)
+        arms = [await OpenLoopArm.open(*target, rate_per_s, sizes, clock) for target in targets]
+        served, unstored, echoed = await interleave(arms, sizes.num_pairs, advance)
         for arm in arms:
             for stream in arm.streams:
                 await load.close(stream)
     load_text = f"{OPEN_LOOP_SESSIONS} sessions, Poisson, from the intended send"
+    p99s, unstored_p99s = ([percentile(block, 99) for block in arm] for arm in (served, unstored))
+    ratio = paired_ratio(p99s, unstored_p99s, np.random.default_rng(options.seed))
     return [
         Metric("open_loop_offered_per_s", rate_per_s, "offered rate of the open loop, in all"),
         *_percentiles("open_loop", np.concatenate(served), load_text),
         *_percentiles("echo_open_loop", np.concatenate(echoed), "the same load on the two-hop echo"),
+        *interval("open_loop_sqlite_over_memory_p99", ratio, None, "P99: on SQLite over without a store"),
     ]
 
 

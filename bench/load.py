@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from bench.pacing import Clock
 from bench.run import WrongReplyError
-from bench.traffic import FRAME_EVENTS
+from bench.traffic import FRAME_EVENTS, OPENS_A_FRAME
 from evercurrent.v1 import admin_pb2, columns_pb2, observation_pb2, session_pb2, wire_pb2, worker_pb2
 from evercurrent.wire import Layout
 
@@ -91,17 +91,18 @@ async def open_link(channel: grpc.aio.Channel, opens: Sequence[bytes], num_tags:
 
 
 async def _open_tags(call: Any, opens: Sequence[bytes], num_tags: int, opened: Callable[[bytes], Sequence[Any]]) -> Any:
-    """Sends each message when the one before is answered, and waits until all tags are open."""
+    """Sends each message when all tags of those before are open. A worker bounds how many wait for their users."""
     num_opened = 0
-    unsent = iter(opens)
-    while num_opened < num_tags:
-        if (message := next(unsent, None)) is not None:
-            await call.write(message)
-        tags = opened(await read(call))
-        refused = [tag.rejection for tag in tags if tag.HasField("rejection")]
-        if refused:
-            raise WrongReplyError(f"a session was not opened: {refused[0]}")
-        num_opened += len(tags)
+    for number, message in enumerate(opens):
+        await call.write(message)
+        is_answered = False
+        while not is_answered:
+            tags = opened(await read(call))
+            refused = [tag.rejection for tag in tags if tag.HasField("rejection")]
+            if refused:
+                raise WrongReplyError(f"a session was not opened: {refused[0]}")
+            num_opened += len(tags)
+            is_answered = num_opened >= min(number * OPENS_A_FRAME, num_tags)
     return call
 
 

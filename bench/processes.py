@@ -1,12 +1,79 @@
-"""What other processes cost: CPU seconds from /proc."""
+"""Other processes: servers that live as long as a bench does, and what they cost in CPU and memory, from /proc."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+STOP_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server process that is ready. `addresses` are those that it said, host:port."""
+
+    process: subprocess.Popen[str]
+    addresses: tuple[str, ...]
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+
+@contextmanager
+def run_server(
+    module: str,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    errors: IO[bytes] | None = None,
+    stop_timeout_s: float = STOP_TIMEOUT_S,
+) -> Iterator[Server]:
+    """`python -m MODULE` as a child that prints one line with its addresses when it is ready.
+
+    It ends with the context, since its standard input does: it never outlives the bench, however that ended. What it
+    writes to standard error goes to `errors`, or where ours goes.
+
+    Raises:
+        RuntimeError: it ended before it was ready.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            addresses = tuple(word for word in process.stdout.readline().split() if ":" in word)
+            if not addresses:
+                raise RuntimeError(f"the server `{' '.join((module, *arguments))}` ended before it was ready")
+            yield Server(process, addresses)
+        finally:
+            process.stdin.close()
+            try:
+                process.wait(stop_timeout_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+async def standard_input_ends() -> None:
+    """Wait until whoever started this process is done with it."""
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), ended.set)
+    await ended.wait()
 
 
 def cpu_seconds(pid: int) -> float:
@@ -18,3 +85,8 @@ def cpu_seconds(pid: int) -> float:
 def cpu_by_name(pids: Mapping[str, int]) -> dict[str, float]:
     """The CPU seconds of several processes so far."""
     return {name: cpu_seconds(pid) for name, pid in pids.items()}
+
+
+def memory_bytes(pid: int) -> int:
+    """The resident set of a process (proc_pid_statm(5))."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES

@@ -1,8 +1,8 @@
 """Bench `throughput`: updates a second, client, router and workers on one machine, and updates a CPU second.
 
-Three arms take turns in short blocks: the service, the two-hop echo (the floor), and the service once more for other
-users (what equal arms differ by); first with Exchange frames, then with concurrent Session streams. Last a worker by
-itself, fed with Link frames by the client.
+Four arms take turns in short blocks: the service, the two-hop echo (the floor), the service once more for other users
+(what equal arms differ by), and a service without a store; first with Exchange frames, then with concurrent Session
+streams. Last a worker by itself, fed with Link frames by the client.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from bench.pairs import interleave
 from bench.processes import cpu_by_name
 from bench.report import Metric, interval, metrics_of
 from bench.run import Options, Watch, run
-from bench.service import run_service
-from bench.stats import paired_ratio
+from bench.service import NO_STORE, run_service
+from bench.stats import Interval, paired_ratio
 from bench.traffic import FRAME_EVENTS, Traffic
 from evercurrent.cli.cluster import Cluster
 from evercurrent.slots import NUM_SLOTS
@@ -130,23 +130,31 @@ Target = tuple[grpc.aio.Channel, Traffic, Mapping[str, int]]
 
 
 def measure(options: Options, watch: Watch, num_workers: int) -> tuple[Metric, ...]:
-    """Starts the service and the echo and measures both; then a worker by itself."""
+    """Starts the services and the echo and measures them; then a worker by itself."""
     sizes = QUICK if options.quick else FULL
     with run_echo() as echo:
-        with run_service(watch, num_workers) as cluster:
-            routed = run(_routed(options, watch, sizes, cluster, echo))
+        with run_service(watch, num_workers) as cluster, run_service(watch, num_workers, NO_STORE) as storeless:
+            routed = run(_routed(options, watch, sizes, cluster, storeless, echo))
         with run_service(watch, num_workers=1) as cluster:
             alone = run(_worker_alone(options, watch, sizes, cluster, echo))
     return metrics_of([Metric("num_workers", num_workers, "workers behind the router")], routed, alone)
 
 
-async def _routed(options: Options, watch: Watch, sizes: Sizes, cluster: Cluster, echo: Echo) -> list[Metric]:
+async def _routed(
+    options: Options, watch: Watch, sizes: Sizes, cluster: Cluster, storeless: Cluster, echo: Echo
+) -> list[Metric]:
     rng = np.random.default_rng(options.seed)
-    async with load.connect(cluster.address) as service_channel, load.connect(echo.two_hops) as echo_channel:
-        service = service_channel, Traffic(await load.describe_model(service_channel), rng), _with_client(cluster.pids)
+    async with (
+        load.connect(cluster.address) as service_channel,
+        load.connect(storeless.address) as storeless_channel,
+        load.connect(echo.two_hops) as echo_channel,
+    ):
+        served = Traffic(await load.describe_model(service_channel), rng)
+        service = service_channel, served, _with_client(cluster.pids)
+        without = storeless_channel, served, _with_client(storeless.pids)
         floor = echo_channel, Traffic(MODEL, rng), _with_client(echo.pids)
-        exchange = await _exchange(watch, sizes, service, floor)
-        sessions = await _sessions(watch, sizes, service, floor)
+        exchange = await _exchange(watch, sizes, service, floor, without)
+        sessions = await _sessions(watch, sizes, service, floor, without)
     return [
         *_exchange_metrics(exchange, cluster, options.seed),
         *_sessions_metrics(sessions, cluster, options.seed),
@@ -156,11 +164,12 @@ async def _routed(options: Options, watch: Watch, sizes: Sizes, cluster: Cluster
 Blocks = list[list[Block]]
 
 
-async def _exchange(watch: Watch, sizes: Sizes, service: Target, floor: Target) -> Blocks:
+async def _exchange(watch: Watch, sizes: Sizes, service: Target, floor: Target, without: Target) -> Blocks:
     arms = [
         await _exchange_arm(service, "exchange", sizes),
         await _exchange_arm(floor, "exchange", sizes),
         await _exchange_arm(service, "exchange-again", sizes),
+        await _exchange_arm(without, "exchange", sizes),
     ]
     with watch.stage("Exchange, frames of 256", sizes.num_pairs) as advance:
         blocks = await interleave(arms, sizes.num_pairs, advance)
@@ -178,11 +187,12 @@ async def _exchange_arm(target: Target, prefix: str, sizes: Sizes) -> FramesArm:
     return arm
 
 
-async def _sessions(watch: Watch, sizes: Sizes, service: Target, floor: Target) -> Blocks:
+async def _sessions(watch: Watch, sizes: Sizes, service: Target, floor: Target, without: Target) -> Blocks:
     arms = [
         await _sessions_arm(service, "session", sizes),
         await _sessions_arm(floor, "session", sizes),
         await _sessions_arm(service, "session-again", sizes),
+        await _sessions_arm(without, "session", sizes),
     ]
     with watch.stage(f"{NUM_STREAMS} Session streams", sizes.num_pairs) as advance:
         blocks = await interleave(arms, sizes.num_pairs, advance)
@@ -234,11 +244,11 @@ async def _link_arm(target: Target, sizes: Sizes) -> FramesArm:
 
 
 def _exchange_metrics(blocks: Blocks, cluster: Cluster, seed: int) -> list[Metric]:
-    served, echoed, again = blocks
+    served, echoed, again, _ = blocks
     return [
         Metric("exchange_updates_per_s", _per_s(served), f"Exchange, frames of 256, {WINDOW_FRAMES} in flight"),
         Metric("echo_exchange_updates_per_s", _per_s(echoed), "the same through the two-hop echo: the floor"),
-        *_ratio("exchange_over_echo", blocks, seed),
+        *_ratios("exchange", blocks, seed),
         Metric("router_updates_per_cpu_s", _per_cpu_s(served, _routers(cluster)), "the router, in the Exchange load"),
         Metric("echo_router_updates_per_cpu_s", _per_cpu_s(echoed, ["front"]), "the echo in its place: the floor"),
         *_cores("exchange", [*served, *again], cluster),
@@ -246,21 +256,26 @@ def _exchange_metrics(blocks: Blocks, cluster: Cluster, seed: int) -> list[Metri
 
 
 def _sessions_metrics(blocks: Blocks, cluster: Cluster, seed: int) -> list[Metric]:
-    served, echoed, again = blocks
+    served, echoed, again, _ = blocks
     name = f"sessions_{NUM_STREAMS}"
     return [
         Metric(f"{name}_updates_per_s", _per_s(served), f"{NUM_STREAMS} Session streams, closed loop"),
         Metric(f"echo_{name}_updates_per_s", _per_s(echoed), "the same through the two-hop echo: the floor"),
-        *_ratio(f"{name}_over_echo", blocks, seed),
+        *_ratios(name, blocks, seed),
         *_cores(name, [*served, *again], cluster),
     ]
 
 
-def _ratio(name: str, blocks: Blocks, seed: int) -> list[Metric]:
-    rng = np.random.default_rng(seed)
-    served, echoed, again = ([block.updates_per_s for block in arm] for arm in blocks)
-    ratio, equal_arms = paired_ratio(served, echoed, rng), paired_ratio(served, again, rng)
-    return interval(name, ratio, equal_arms, "updates/s over the echo's; median over pairs")
+def _ratios(name: str, blocks: Blocks, seed: int) -> list[Metric]:
+    served, echoed, again, unstored = ([block.updates_per_s for block in arm] for arm in blocks)
+
+    def ratio(others: Sequence[float]) -> Interval:
+        return paired_ratio(served, others, np.random.default_rng(seed))
+
+    return [
+        *interval(f"{name}_over_echo", ratio(echoed), ratio(again), "updates/s over the echo's; median over pairs"),
+        *interval(f"{name}_sqlite_over_memory", ratio(unstored), ratio(again), "updates/s: on SQLite over storeless"),
+    ]
 
 
 def _cores(name: str, blocks: Sequence[Block], cluster: Cluster) -> list[Metric]:

@@ -108,6 +108,12 @@ async def abort(context: Abortable, why: pb.Rejection) -> NoReturn:
     await context.abort(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
 
 
+async def pass_on(context: Abortable, error: grpc.aio.AioRpcError) -> NoReturn:
+    """End a call as another call ended that was made for it, with its details. Never returns."""
+    metadata = tuple(error.trailing_metadata() or ())
+    await context.abort(error.code(), error.details() or "", metadata)
+
+
 def _attach(
     status: status_pb2.Status,
     detail: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo,

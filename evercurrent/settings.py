@@ -120,8 +120,28 @@ class WorkerSettings(_Values):
         default=1_000_000, description="Users in memory at once; beyond it the least recently used leave."
     )
     resident_bytes_max: Bytes = Field(
-        default=2 * 1024**3, description="Bytes of users' states in memory at once, as residents-max."
+        default=2 * 1024**3,
+        description="Bytes of users in memory at once, as residents-max: their states and about 400 bytes each beside.",
     )
+    store: str = Field(
+        default="sqlite:evercurrent.db",
+        min_length=1,
+        description="Where states outlive it: sqlite:PATH, s3://BUCKET/PREFIX?endpoint=… or memory:. The same for all.",
+    )
+    advertised_address: Address | None = Field(
+        default=None, description="Where other workers reach it, host:port. Default: where it listens."
+    )
+    journal_interval_ms: Count | None = Field(
+        default=None, description="Milliseconds between segments of the journal. Default: 20, on S3 200."
+    )
+    dead_after_ms: Count | None = Field(
+        default=None,
+        description="Milliseconds without a segment after which an owner counts as dead. Default: 500, on S3 2000.",
+    )
+    event_log: bool = Field(
+        default=False, description="true: log observations, predictions and losses in the store, as Parquet."
+    )
+    stop_timeout_s: Count = Field(default=10, description="Seconds that the last writes of a clean stop may take.")
     batch_max: Count = Field(default=1024, description="Users in one step.")
     link_in_flight_max: Count = Field(
         default=16_384, description="Events of one link that may wait at once; beyond it the worker stops reading."

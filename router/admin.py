@@ -40,6 +40,11 @@ class Admin:
                 open_sessions=len(self._core.sessions.of_worker(worker)),
                 in_flight_events=link.num_in_flight,
                 updates=link.num_updates,
+                residents=link.status.residents,
+                updates_at_risk=link.status.updates_at_risk,
+                owned_slots=link.status.owned_slots,
+                segments=link.status.segments,
+                events_dropped=link.status.events_dropped,
             )
         return response
 

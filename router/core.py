@@ -102,6 +102,8 @@ class Link:
         self.outbox: Outbox | None = None
         self.num_in_flight = 0
         self.num_updates = 0
+        self.status = worker_pb2.WorkerStatus()
+        """As the worker said last."""
 
 
 class RoutingCore:
@@ -295,6 +297,8 @@ class RoutingCore:
             self._watermarks(watermarks(frame.watermarks))
         if frame.ended:
             self._ended(self.links[worker], frame.ended)
+        if frame.HasField("status"):
+            self.links[worker].status = frame.status
 
     def _send_close(self, sid: int) -> None:
         link = self.links[self.sessions.worker[sid]]

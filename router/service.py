@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 import grpc
 import grpc.aio
 
-from evercurrent.errors import Refused, abort
+from evercurrent.errors import Refused, abort, pass_on
 from evercurrent.settings import RouterSettings
 from evercurrent.v1 import admin_pb2, session_pb2
 from router.admin import Admin
@@ -16,6 +16,7 @@ from router.core import RoutingCore
 from router.exchange_stream import serve_exchange
 from router.session_stream import serve_session
 from router.unary import observe, predict
+from router.users import export_user, first_error, forget_user
 
 SESSION_SERVICE = "evercurrent.v1.SessionService"
 ADMIN_SERVICE = "evercurrent.v1.AdminService"
@@ -60,6 +61,28 @@ def admin_handler(core: RoutingCore) -> grpc.GenericRpcHandler:
     """AdminService."""
     admin = Admin(core)
 
+    async def forget(
+        request: admin_pb2.ForgetUserRequest, context: grpc.aio.ServicerContext
+    ) -> admin_pb2.ForgetUserResponse:
+        try:
+            with first_error():
+                return await forget_user(core, request)
+        except Refused as error:
+            await abort(context, error.rejection)
+        except grpc.aio.AioRpcError as error:
+            await pass_on(context, error)
+
+    async def export(
+        request: admin_pb2.ExportUserRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[admin_pb2.ExportUserResponse]:
+        try:
+            async for response in export_user(core, request):
+                yield response
+        except Refused as error:
+            await abort(context, error.rejection)
+        except grpc.aio.AioRpcError as error:
+            await pass_on(context, error)
+
     def method(answer: Callable[[Q], R], request: type[Q], response: type[R]) -> grpc.RpcMethodHandler:
         async def call(message: Q, context: grpc.aio.ServicerContext) -> R:
             try:
@@ -78,6 +101,10 @@ def admin_handler(core: RoutingCore) -> grpc.GenericRpcHandler:
                 admin.describe_model, admin_pb2.DescribeModelRequest, admin_pb2.DescribeModelResponse
             ),
             "GetLatency": method(admin.get_latency, admin_pb2.GetLatencyRequest, admin_pb2.GetLatencyResponse),
+            "ForgetUser": _unary(forget, admin_pb2.ForgetUserRequest, admin_pb2.ForgetUserResponse),
+            "ExportUser": grpc.unary_stream_rpc_method_handler(
+                export, admin_pb2.ExportUserRequest.FromString, admin_pb2.ExportUserResponse.SerializeToString
+            ),
         },
     )
 

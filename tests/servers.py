@@ -10,13 +10,13 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from ulid import ULID
 
-from evercurrent.describe import describe
 from evercurrent.model import Model
 from evercurrent.serving import bind, new_server
 from evercurrent.settings import RouterSettings
 from evercurrent.v1 import admin_pb2, admin_pb2_grpc, session_pb2_grpc
+from persistence.memory import MemoryStore
+from persistence.store import ObjectStore
 from router.core import RoutingCore
 from router.link import keep_link
 from router.ring import build_ring
@@ -24,7 +24,9 @@ from router.server import monotonic_us
 from router.service import ADMIN_SERVICE, SESSION_SERVICE, admin_handler, session_handler
 from tests.toys import Counting
 from worker.engine import Clock, Engine
+from worker.incarnation import Incarnation, Plan
 from worker.link import SERVICE, WorkerService
+from worker.server import EMBEDDED_TIMING
 
 RESIDENTS_MAX = 5000
 
@@ -35,7 +37,7 @@ class Service:
 
     address: str
     core: RoutingCore
-    engines: dict[str, Engine]
+    workers: dict[str, Worker]
     channel: grpc.aio.Channel
 
     @property
@@ -53,7 +55,12 @@ class Service:
 
     def engine_of(self, user_id: str, namespace: str = "") -> Engine:
         """The engine that has a user."""
-        return self.engines[self.core.ring.names[self.core.worker_of(namespace, user_id)[1]]]
+        return self.workers[self.core.ring.names[self.core.worker_of(namespace, user_id)[1]]].incarnation.engine
+
+    @property
+    def engines(self) -> list[Engine]:
+        """All workers' engines."""
+        return [worker.incarnation.engine for worker in self.workers.values()]
 
     def row_bytes(self, user_id: str) -> bytes:
         """The state of a user, bit for bit; empty for one who is not resident."""
@@ -67,6 +74,20 @@ class Service:
         while self.core.ring.names[self.core.worker_of("", f"{prefix}-{number}")[1]] != name:
             number += 1
         return f"{prefix}-{number}"
+
+
+@dataclass
+class Worker:
+    """A worker. `is_dead`: it is to end without another write."""
+
+    address: str
+    service: WorkerService
+    stop: asyncio.Event
+    is_dead: bool = False
+
+    @property
+    def incarnation(self) -> Incarnation:
+        return self.service.incarnation
 
 
 @asynccontextmanager
@@ -85,17 +106,36 @@ async def running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]
 
 
 @asynccontextmanager
-async def running_worker(engine: Engine, name: str, address: str = "127.0.0.1:0") -> AsyncIterator[str]:
-    """A worker around an engine; its address."""
-    service = WorkerService(engine, name, f"{name}/{ULID()}", describe(engine.model), 16_384)
-    server = await new_server([service.handler()], [SERVICE])
+async def running_worker(
+    name: str,
+    model: Model,
+    store: ObjectStore,
+    *,
+    residents_max: int = RESIDENTS_MAX,
+    clock_us: Clock = monotonic_us,
+    address: str = "127.0.0.1:0",
+    has_store: bool = True,
+    has_event_log: bool = False,
+) -> AsyncIterator[Worker]:
+    """A worker, which is stopped cleanly in the end unless it `is_dead`."""
+    server = await new_server([], [SERVICE])
     bound = bind(server, address)
+    plan = Plan(name, bound, residents_max, batch_max=1024, timing=EMBEDDED_TIMING, has_event_log=has_event_log)
+    model.requires_grad_(False)
+    service = WorkerService(lambda: Incarnation(plan, model, store, clock_us), name, 16_384, has_store)
+    server.add_generic_rpc_handlers((service.handler(),))
     await server.start()
-    async with running(service.run()):
-        try:
-            yield bound
-        finally:
-            await server.stop(grace=None)
+    worker = Worker(bound, service, asyncio.Event())
+    living = asyncio.create_task(service.live(worker.stop))
+    try:
+        yield worker
+    finally:
+        worker.stop.set()
+        if worker.is_dead:
+            living.cancel()
+        with suppress(asyncio.CancelledError):
+            await living
+        await server.stop(grace=None)
 
 
 @asynccontextmanager
@@ -132,16 +172,19 @@ async def running_service(
     residents_max: int = RESIDENTS_MAX,
     clock_us: Clock = monotonic_us,
     settings: RouterSettings | None = None,
+    has_store: bool = True,
 ) -> AsyncIterator[Service]:
-    """A router with workers, and a channel to it."""
-    engines = {
-        f"worker-{number}": Engine(model().requires_grad_(False), residents_max, 1024, clock_us)
-        for number in range(num_workers)
-    }
+    """A router with workers on one store in memory, and a channel to it."""
+    store = MemoryStore()
+    workers: dict[str, Worker] = {}
     async with AsyncExitStack() as stack:
-        addresses = {
-            name: await stack.enter_async_context(running_worker(engine, name)) for name, engine in engines.items()
-        }
+        for name in (f"worker-{number}" for number in range(num_workers)):
+            workers[name] = await stack.enter_async_context(
+                running_worker(
+                    name, model(), store, residents_max=residents_max, clock_us=clock_us, has_store=has_store
+                )
+            )
+        addresses = {name: worker.address for name, worker in workers.items()}
         address, core = await stack.enter_async_context(running_router(addresses, settings or RouterSettings()))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
-        yield Service(address, core, engines, channel)
+        yield Service(address, core, workers, channel)

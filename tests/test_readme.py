@@ -23,10 +23,10 @@ def program(containing: str) -> str:
     return str(found)
 
 
-def test_the_quickstart_learns_and_answers() -> None:
+def test_the_quickstart_learns_and_answers(tmp_path: Path) -> None:
     source = program("SessionServiceStub")
     assert ADDRESS in source
-    with run_cluster(num_workers=2) as cluster:
+    with run_cluster(num_workers=2, store=f"sqlite:{tmp_path}/store.db") as cluster:
         run = subprocess.run(
             [sys.executable, "-c", source.replace(ADDRESS, cluster.address)],
             capture_output=True,
@@ -46,7 +46,9 @@ def test_the_quickstart_learns_and_answers() -> None:
 def test_the_model_of_ones_own_serves_and_learns(tmp_path: Path) -> None:
     (tmp_path / "spread.py").write_text(program("class Spread"))
     with (
-        run_cluster(num_workers=1, model="spread:Spread", search_path=tmp_path) as cluster,
+        run_cluster(
+            num_workers=1, model="spread:Spread", search_path=tmp_path, store=f"sqlite:{tmp_path}/store.db"
+        ) as cluster,
         grpc.insecure_channel(cluster.address) as channel,
     ):
         stub = SessionServiceStub(channel)

@@ -3,7 +3,8 @@
     receive → cut → judge → predict and learn → results
 
 Everything that needs an await (links, the store) stands around it. A step is a function of the states and the events
-alone, whatever the cut of the batches (DESIGN.md, section 4).
+alone, whatever the cut of the batches (DESIGN.md, section 4). Who may be served and who is in memory is for the
+ownership to say (worker.ownership), which the engine asks when a tag is opened and by which it is told of what changes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -32,12 +33,16 @@ from evercurrent.v1.columns_pb2 import (
     IndexedRejection,
 )
 from evercurrent.wire import Layout, Records
-from worker.feeds import TAG_MAX, Feeds
+from persistence.rows import U64
+from worker.arrivals import ARRIVALS_MAX, Arrival, Arrivals, Caller, WaitingTag
+from worker.feeds import ENDED, TAG_MAX, WAITING, Feeds
 from worker.guard import Guard
 from worker.inbox import MARKS, Inbox, Waiting
-from worker.sessions import UNSEQUENCED, SessionLog
-from worker.slab import INITIAL_ROW, Slab
+from worker.residents import DIRTY, Indices, Mask, Residents
+from worker.sessions import UNSEQUENCED
+from worker.slab import INITIAL_ROW
 from worker.validation import Validator, has_outcome, is_observation
+from worker.watches import Watch, Watches
 
 T = TypeVar("T")
 
@@ -58,20 +63,69 @@ class Results:
     rejections: list[IndexedRejection] = field(default_factory=list)
 
 
-class Engine:
-    """The states of a worker's users and the step that updates them."""
+class Owner(Protocol):
+    """Whose users are served here, as far as the engine asks."""
 
-    def __init__(self, model: Model, residents_max: int, batch_max: int, clock_us: Clock) -> None:
+    def seek(self, user: str, slot: int) -> int | None:
+        """The row of a user, or None: the engine is told when to seek again. Raises Refused."""
+
+    def note_change(self) -> None:
+        """A row has become DIRTY."""
+
+
+class Links(Protocol):
+    """What the engine says to links between steps. Each call returns at once and never raises."""
+
+    def opened(self, link: int, answer: worker_pb2.LinkTagOpened) -> None:
+        """A tag whose open was not answered at once is open or refused."""
+
+    def durable(self, link: int, watermarks: Records) -> None:
+        """More is durable of these tags."""
+
+    def ended(self, link: int, ended: Sequence[worker_pb2.LinkTagEnded], num_dropped: int) -> None:
+        """These tags are given up, and so many events of theirs get no answer."""
+
+    def filled(self) -> None:
+        """Events wait for a step that were not received just now."""
+
+    def fenced(self) -> None:
+        """This incarnation is over."""
+
+
+Log = Callable[[Sequence[str], NDArray[np.uint16], U64, Records, Records], None]
+"""Takes what a step answered: users, slots, session ids, events, results (worker.event_log.EventLog.add)."""
+
+
+class Engine:
+    """The step over the residents, and the tags that feed it."""
+
+    def __init__(
+        self,
+        model: Model,
+        residents: Residents,
+        owner: Owner,
+        links: Links,
+        batch_max: int,
+        clock_us: Clock,
+    ) -> None:
         self.model = model
         self.layout = Layout.of(describe(model))
-        self.slab = Slab(model.initial_state().detach().numpy(), residents_max)
-        self.sessions = SessionLog(residents_max + 1)
+        self.residents = residents
+        self.slab = residents.slab
+        self.sessions = residents.sessions
         self.num_updates = 0
         self.num_rejected = 0
+        self.log: Log | None = None
+        """Where what is learned is logged."""
+        self._owner = owner
+        self._links = links
         self._clock_us = clock_us
         self._validator = Validator(model.observation)
         self._guard = Guard(model)
-        self._inbox = Inbox(residents_max + 1, batch_max)
+        num_rows = self.slab.residents_max + 1
+        self._inbox = Inbox(num_rows, batch_max)
+        self._arrivals = Arrivals()
+        self._watches = Watches(num_rows)
         self._feeds: dict[int, Feeds] = {}
         self._refusals: dict[int, pb.Rejection] = {}
         self._model_errors: set[type[Exception]] = set()
@@ -89,6 +143,11 @@ class Engine:
         """Open tags over all links."""
         return sum(len(feeds) for feeds in self._feeds.values())
 
+    @property
+    def num_arrivals(self) -> int:
+        """Who waits for users that are not in memory yet."""
+        return len(self._arrivals)
+
     def open_link(self) -> int:
         """A new link's number."""
         self._last_link += 1
@@ -96,7 +155,9 @@ class Engine:
         return self._last_link
 
     def close_link(self, link: int) -> None:
-        """Close all that the link had open, after what it sent."""
+        """Close all that the link had open, after what it sent; what waits for users not here yet is dropped."""
+        for tag in self._arrivals.take_link(link):
+            self._forget_refusals(tag.aside)
         tags = self._feeds[link].tags()
         closes = np.zeros(len(tags), self.layout.event_dtype)
         closes["tag"] = tags
@@ -104,35 +165,43 @@ class Engine:
         self.receive(link, closes, ())
         del self._feeds[link]
 
-    def open(self, link: int, request: worker_pb2.LinkTagOpen, user: str) -> worker_pb2.LinkTagOpened:
-        """Make a user resident and a tag name one of its sessions. A refusal is told in the answer.
+    def open(self, link: int, request: worker_pb2.LinkTagOpen, user: str) -> worker_pb2.LinkTagOpened | None:
+        """Have a tag name one of a user's sessions. A refusal is told in the answer; None: the answer comes later.
 
         Raises:
             Refused: REASON_PROTOCOL, the tag is in use or too large.
         """
-        if self._feeds[link].find_one(request.tag)[0] != INITIAL_ROW:
+        if self._feeds[link].is_used(request.tag):
             raise refused(pb.REASON_PROTOCOL, "frame.opens.tag", f"{request.tag} is in use")
         if request.tag >= TAG_MAX:
             raise refused(pb.REASON_PROTOCOL, "frame.opens.tag", f"{request.tag} is not below {TAG_MAX}")
-        try:
-            row = self.slab.admit(user, request.slot)
-            entry = self._open_session(row, request.session_id)
-        except Refused as error:
-            return worker_pb2.LinkTagOpened(tag=request.tag, rejection=error.rejection)
-        self._feeds[link].open(request.tag, row, entry)
-        self.slab.num_tags[row] += 1
-        return worker_pb2.LinkTagOpened(
-            tag=request.tag, applied_seq=int(self.sessions.last_seq[entry]), version=int(self.slab.version[row])
-        )
+        tag = WaitingTag(link, request, user)
+        answer = self._open(tag)
+        if answer is None and self._arrivals.is_full:
+            text = f"{ARRIVALS_MAX} others wait for users that are not in memory"
+            why = rejection(pb.REASON_OVERLOADED, "user_id", text, retry_after_ms=500)
+            return worker_pb2.LinkTagOpened(tag=request.tag, rejection=why)
+        if answer is None:
+            self._feeds[link].wait(request.tag)
+            self._arrivals.add(tag)
+        return answer
 
-    def receive(self, link: int, events: Records, refusals: Sequence[IndexedRejection]) -> None:
-        """Take a frame of events in. Nothing is judged that depends on earlier events.
+    def call(self, user: str, slot: int, answer: Callable[[int | pb.Rejection], None]) -> None:
+        """Have `answer` called with a user's row once the user is here, or with why not: now or later.
+
+        It has the row to itself only until it returns.
+        """
+        self._seek_again([Caller(user, slot, answer)])
+
+    def receive(self, link: int, events: Records, refusals: Sequence[IndexedRejection]) -> int:
+        """Take a frame of events in. Nothing is judged that depends on earlier events. Returns how many of them get no
+        answer: those of tags that were given up.
 
         Raises:
             Refused: REASON_PROTOCOL, a refusal of no event.
         """
         if len(events) == 1 and not refusals and self._receive_one(link, events):
-            return
+            return 0
         if any(refusal.index >= len(events) for refusal in refusals):
             raise refused(pb.REASON_PROTOCOL, "frame.refusals", "names no event of its frame")
         marks = np.zeros(len(events), MARKS)
@@ -141,17 +210,58 @@ class Engine:
         rows, entries = self._feeds[link].find(events["tag"])
         marks["row"] = rows
         marks["entry"] = entries
-        self._close_tags(link, events, marks)
         reasons = self._validator.reasons(events)
         unknown = rows == INITIAL_ROW
         if unknown.any():
             reasons[unknown & (events["kind"] != EVENT_KIND_CLOSE)] = pb.REASON_TAG
         marks["reason"] = reasons
         for refusal in refusals:
-            self._last_refusal += 1
-            self._refusals[self._last_refusal] = refusal.rejection
-            marks["refusal"][refusal.index] = self._last_refusal
-        self._inbox.put(Waiting(events, marks))
+            if rows[refusal.index] != ENDED:
+                self._last_refusal += 1
+                self._refusals[self._last_refusal] = refusal.rejection
+                marks["refusal"][refusal.index] = self._last_refusal
+        received = Waiting(events, marks)
+        if (rows < INITIAL_ROW).any():
+            self._set_aside(link, received.take(rows == WAITING))
+            received = received.take(rows >= INITIAL_ROW)
+        self._close_tags(link, received)
+        self._inbox.put(received)
+        return int(np.count_nonzero(rows == ENDED))
+
+    # --- what the ownership tells ---------------------------------------------------------------------------------
+
+    def slots_ready(self, slots: Sequence[int]) -> None:
+        """They are served from now on."""
+        self._seek_again(self._arrivals.take_slots(frozenset(slots)))
+
+    def slots_refused(self, slots: Sequence[int], why: pb.Rejection) -> None:
+        """They could not be claimed."""
+        self._refuse(self._arrivals.take_slots(frozenset(slots)), why)
+
+    def slots_lost(self, slots: Mask, why: pb.Rejection) -> None:
+        """They are served no more: their users' tags end, and what waits of them is dropped."""
+        self._end_tags(lambda rows: (rows > INITIAL_ROW) & slots[self.slab.slot[rows]], why)
+
+    def user_ready(self, user: str) -> None:
+        """One who was sought is here."""
+        self._seek_again(self._arrivals.take_user(user))
+
+    def user_refused(self, user: str, why: pb.Rejection) -> None:
+        """One who was sought cannot be served now."""
+        self._refuse(self._arrivals.take_user(user), why)
+
+    def durable(self, rows: Indices) -> None:
+        """More of these rows is durable: tell those who asked."""
+        for link, marks in self._watches.moved(rows, self.residents).items():
+            self._links.durable(link, marks)
+
+    def fenced(self) -> None:
+        """This incarnation is over."""
+        self._links.fenced()
+
+    def end_user(self, row: int, why: pb.Rejection) -> None:
+        """End all tags of a resident, and drop what waits of it."""
+        self._end_tags(lambda rows: rows == row, why)
 
     def step(self) -> list[Results]:
         """Handle the next batch. There is something waiting."""
@@ -177,6 +287,8 @@ class Engine:
         self._close(taken)
         self.num_rejected += len(rejected)
         results["step_us"] = self._clock_us() - began_us
+        if self.log is not None and len(learning):
+            self._write_log(taken, learning, results)
         return self._split(taken, results, rejected)
 
     def _receive_one(self, link: int, events: Records) -> bool:
@@ -187,9 +299,9 @@ class Engine:
         """
         event = self.layout.event(events)
         row, entry = self._feeds[link].find_one(event.tag)
-        if row == INITIAL_ROW or not self._validator.is_sound(event):
+        if row <= INITIAL_ROW or not self._validator.is_sound(event):
             return False
-        self._inbox.put(Waiting(events, np.array([(self._clock_us(), link, entry, row, 0, 0)], MARKS), event))
+        self._inbox.put(Waiting(events, np.array([(self._clock_us(), link, entry, row, 0, 0, 0)], MARKS), event))
         return True
 
     def _step_one(self, taken: Waiting, began_us: int) -> Results | None:
@@ -197,7 +309,7 @@ class Engine:
         event = taken.lone
         if event is None or event.timeout_us:
             return None
-        received_us, link, entry, row, _, _ = taken.marks.item()
+        received_us, link, entry, row, _, hydrate_us, _ = taken.marks.item()
         if entry != UNSEQUENCED and event.seq != self.sessions.last_seq.item(entry) + 1:
             return None
         try:
@@ -217,25 +329,31 @@ class Engine:
         if entry != UNSEQUENCED:
             applied_seq = event.seq
             self.sessions.last_seq[entry] = applied_seq
+        self.residents.dirty[row] = DIRTY
+        self.residents.used_us[row] = began_us
+        self._owner.note_change()
         self.num_updates += 1
         raw = self.layout.result_struct.pack(
             event.seq,
             version,
             applied_seq,
-            0,
+            self.sessions.durable_seq.item(entry),
             event.stamp_us,
             self.sessions.lost.item(entry),
-            0,
+            version - self.residents.durable_version.item(row),
             event.tag,
             began_us - received_us,
-            0,
+            hydrate_us,
             self._clock_us() - began_us,
             loss,
             *update.prediction_BP.tolist()[0],
             pb.STATUS_APPLIED,
             EVENT_KIND_OBSERVATION,
         )
-        return Results(link, self.layout.results(raw))
+        results = self.layout.results(raw)
+        if self.log is not None:
+            self._write_log(taken, np.zeros(1, np.intp), results)
+        return Results(link, results)
 
     def _batch_of_one(self, taken: Waiting) -> Batch:
         """`batch_of` for one event with an outcome: views of the event itself."""
@@ -249,15 +367,145 @@ class Engine:
             event_time_us_B=torch.from_numpy(events["event_time_us"]),
         )
 
-    def _close_tags(self, link: int, events: Records, marks: Records) -> None:
+    def _open(self, tag: WaitingTag) -> worker_pb2.LinkTagOpened | None:
+        """Open a tag if its user is here; None if that is to be waited for."""
+        request = tag.request
+        try:
+            row = self._owner.seek(tag.user, tag.slot)
+            if row is None:
+                return None
+            entry = self._open_session(row, request.session_id)
+        except Refused as error:
+            return worker_pb2.LinkTagOpened(tag=request.tag, rejection=error.rejection)
+        self._feeds[tag.link].open(request.tag, row, entry)
+        self.slab.num_tags[row] += 1
+        self.residents.used_us[row] = self._clock_us()
+        durable_seq = self.sessions.durable_seq.item(entry)
+        if request.watermarks:
+            told = durable_seq if entry != UNSEQUENCED else self.residents.durable_version.item(row)
+            self._watches.add(row, Watch(tag.link, request.tag, entry, told))
+        return worker_pb2.LinkTagOpened(
+            tag=request.tag,
+            applied_seq=self.sessions.last_seq.item(entry),
+            durable_seq=durable_seq,
+            version=self.slab.version.item(row),
+        )
+
+    def _open_session(self, row: int, session_id: str) -> int:
+        return self.sessions.open(row, int(ULID.from_str(session_id))) if session_id else UNSEQUENCED
+
+    def _set_aside(self, link: int, events: Waiting) -> None:
+        """Keep events until their users are here."""
+        tags = events.events["tag"]
+        for tag in np.unique(tags).tolist():
+            self._arrivals.tag(link, tag).aside.append(events.take(tags == tag))
+
+    def _seek_again(self, arrivals: Sequence[Arrival]) -> None:
+        """Serve those whose users are here; the others wait on."""
+        for arrival in arrivals:
+            if isinstance(arrival, Caller):
+                self._seek_for(arrival)
+            elif (answer := self._open(arrival)) is None:
+                self._arrivals.add(arrival)
+            else:
+                self._arrive(arrival, answer)
+
+    def _seek_for(self, caller: Caller) -> None:
+        try:
+            row = self._owner.seek(caller.user, caller.slot)
+        except Refused as error:
+            caller.answer(error.rejection)
+            return
+        if row is None:
+            self._arrivals.add(caller)
+        else:
+            caller.answer(row)
+
+    def _refuse(self, arrivals: Sequence[Arrival], why: pb.Rejection) -> None:
+        for arrival in arrivals:
+            if isinstance(arrival, Caller):
+                arrival.answer(why)
+            else:
+                self._arrive(arrival, worker_pb2.LinkTagOpened(tag=arrival.request.tag, rejection=why))
+
+    def _arrive(self, tag: WaitingTag, answer: worker_pb2.LinkTagOpened) -> None:
+        """Answer an open that waited, and take in what was set aside; of a tag that was refused it names nothing."""
+        feeds = self._feeds[tag.link]
+        if answer.HasField("rejection"):
+            feeds.close(tag.request.tag)
+        self._links.opened(tag.link, answer)
+        row, entry = feeds.find_one(tag.request.tag)
+        now_us = self._clock_us()
+        for waiting in tag.aside:
+            marks = waiting.marks
+            marks["hydrate_us"] = now_us - marks["received_us"]
+            marks["received_us"] = now_us
+            marks["row"] = row
+            marks["entry"] = entry
+            if row == INITIAL_ROW:
+                marks["reason"][waiting.events["kind"] != EVENT_KIND_CLOSE] = pb.REASON_TAG
+            self._close_tags(tag.link, waiting)
+            self._inbox.put(waiting)
+        if tag.aside:
+            self._links.filled()
+
+    def _end_tags(self, is_lost: Callable[[NDArray[np.int32]], Mask], why: pb.Rejection) -> None:
+        """Give up the tags of rows that are lost. What waits of them is dropped: nobody answers for them here any more.
+
+        A tag whose close waits is given up likewise: its router still counts what it sent before."""
+        ended: dict[int, list[tuple[int, int, int]]] = {link: [] for link in self._feeds}
+        num_dropped = dict.fromkeys(self._feeds, 0)
+        for link, feeds in self._feeds.items():
+            tags = feeds.tags()
+            rows, entries = feeds.find(tags.astype(np.uint32))
+            lost = is_lost(rows)
+            ended[link] += zip(tags[lost].tolist(), rows[lost].tolist(), entries[lost].tolist(), strict=True)
+        dropped = self._inbox.drop(is_lost)
+        if dropped is not None:
+            self._forget_refusals([dropped])
+            closes = dropped.take(dropped.events["kind"] == EVENT_KIND_CLOSE)
+            columns = (closes.marks["link"], closes.events["tag"], closes.marks["row"], closes.marks["entry"])
+            for link, tag, row, entry in zip(*(column.tolist() for column in columns), strict=True):
+                # Of a link that has ended only the session is left to give up.
+                ended.setdefault(link, []).append((tag, row, entry))
+            for link in num_dropped:
+                num_dropped[link] = int(np.count_nonzero(dropped.marks["link"] == link))
+        for link, tags_of_link in ended.items():
+            for tag, row, entry in tags_of_link:
+                self._give_up(link, tag, row, entry)
+            if link in self._feeds and tags_of_link:
+                for tag, _, _ in tags_of_link:
+                    self._feeds[link].end(tag)
+                told = [worker_pb2.LinkTagEnded(tag=tag, rejection=why) for tag, _, _ in tags_of_link]
+                self._links.ended(link, told, num_dropped[link])
+
+    def _give_up(self, link: int, tag: int, row: int, entry: int) -> None:
+        """A tag feeds its session and row no more."""
+        if entry != UNSEQUENCED:
+            self.sessions.close(entry)
+        self.slab.num_tags[row] -= 1
+        self._watches.remove(row, link, tag)
+
+    def _forget_refusals(self, dropped: Sequence[Waiting]) -> None:
+        """Refusals of events that nobody answers."""
+        for waiting in dropped:
+            for number in waiting.marks["refusal"][waiting.marks["refusal"] > 0].tolist():
+                del self._refusals[number]
+
+    def _close_tags(self, link: int, received: Waiting) -> None:
         """A tag names nothing from the receipt of its close on, so that no second close, say of a link that ends, finds
         it. Its session and row are given up when the step reaches the close, after all that came before."""
+        events, marks = received.events, received.marks
         for index in np.flatnonzero(events["kind"] == EVENT_KIND_CLOSE).tolist():
             if not self._feeds[link].close(int(events["tag"][index])):
                 marks["row"][index] = INITIAL_ROW
 
-    def _open_session(self, row: int, session_id: str) -> int:
-        return self.sessions.open(row, int(ULID.from_str(session_id))) if session_id else UNSEQUENCED
+    def _write_log(self, taken: Waiting, learned: Indices, results: Records) -> None:
+        assert self.log is not None
+        rows = taken.marks["row"][learned]
+        users = [self.slab.key(row) for row in rows.tolist()]
+        ids = self.sessions.ids(taken.marks["entry"][learned])
+        self.log(users, self.slab.slot[rows], ids, taken.events[learned], results[learned])
 
     def _blank_results(self, taken: Waiting, began_us: int) -> Records:
         results = np.zeros(len(taken), self.layout.result_dtype)
@@ -265,6 +513,7 @@ class Engine:
         for name in ("seq", "tag", "stamp_us", "kind"):
             results[name] = events[name]
         results["queue_us"] = began_us - taken.marks["received_us"]
+        results["hydrate_us"] = taken.marks["hydrate_us"]
         results["loss"] = np.nan
         results["prediction"] = np.nan
         return results
@@ -291,7 +540,15 @@ class Engine:
         learning = np.flatnonzero(learns)
         self.sessions.last_seq[entries[learning]] = seqs[learning]
         self.sessions.last_seq[UNSEQUENCED] = 0
+        if len(learning):
+            self._mark_changed(marks["row"][learning], now_us)
         return learning, np.flatnonzero(asks)
+
+    def _mark_changed(self, rows: NDArray[np.int32] | int, now_us: int) -> None:
+        """Something of these rows is to be journaled: a state, or how far a session is."""
+        self.residents.dirty[rows] = DIRTY
+        self.residents.used_us[rows] = now_us
+        self._owner.note_change()
 
     def _settle(self, taken: Waiting, index: int, results: Records, now_us: int) -> tuple[pb.Rejection | None, bool]:
         """The unusual: why an event is rejected, if it is, and whether it is to be learned from. Consumes its seq."""
@@ -308,6 +565,7 @@ class Engine:
             if entry != UNSEQUENCED and seq > last:
                 self.sessions.lost[entry] += np.uint64(seq - last)
                 self.sessions.last_seq[entry] = seq
+                self._mark_changed(int(mark["row"]), now_us)
             return None, False
         if entry != UNSEQUENCED:
             if seq <= last:
@@ -321,6 +579,7 @@ class Engine:
         if why is not None:
             if entry != UNSEQUENCED:
                 self.sessions.last_seq[entry] = seq
+                self._mark_changed(int(mark["row"]), now_us)
             return why, False
         return None, True
 
@@ -409,7 +668,9 @@ class Engine:
         for its user is after that event."""
         rows, entries = taken.marks["row"][which], taken.marks["entry"][which]
         results["version"][which] = self.slab.version[rows]
+        results["at_risk"][which] = self.slab.version[rows] - self.residents.durable_version[rows]
         results["applied_seq"][which] = self.sessions.last_seq[entries]
+        results["durable_seq"][which] = self.sessions.durable_seq[entries]
         results["lost"][which] = self.sessions.lost[entries]
 
     def _close(self, taken: Waiting) -> None:
@@ -417,19 +678,16 @@ class Engine:
         if not closing.any():
             return
         for index in np.flatnonzero(closing).tolist():
-            row, entry = (int(taken.marks[name][index]) for name in ("row", "entry"))
+            link, row, entry = (int(taken.marks[name][index]) for name in ("link", "row", "entry"))
             if row == INITIAL_ROW:
                 continue
-            if entry != UNSEQUENCED:
-                self.sessions.close(entry)
-            self.slab.num_tags[row] -= 1
+            self._give_up(link, int(taken.events["tag"][index]), row, entry)
             self._drop_if_blank(row)
 
     def _drop_if_blank(self, row: int) -> None:
         """A user that nobody feeds and that has learned nothing is no different from one never seen."""
         if self.slab.num_tags[row] == 0 and self.slab.version[row] == 0 and not self._has_history(row):
-            self.sessions.drop(row)
-            self.slab.drop(row)
+            self.residents.drop(row)
 
     def _has_history(self, row: int) -> bool:
         return any(self.sessions.last_seq[entry] for entry in self.sessions.of(row))

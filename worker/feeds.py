@@ -11,9 +11,13 @@ from worker.slab import INITIAL_ROW
 TAG_MAX = 1 << 24
 """Tags are below it: what a router can have open at once, and what the arrays may grow to."""
 
+WAITING, ENDED = -1, -2
+"""In place of a row: the user is not here yet; the worker gave the tag up, and what still comes for it is dropped."""
+
 
 class Feeds:
-    """The open tags of one link. Tags are small numbers that the router reuses, so arrays hold them."""
+    """The tags of one link. Tags are small numbers that the router reuses, so arrays hold them. One that is in use is
+    open (it has a row) or WAITING; one that is not has INITIAL_ROW or is ENDED."""
 
     def __init__(self) -> None:
         self._rows = np.full(64, INITIAL_ROW, np.int32)
@@ -23,26 +27,45 @@ class Feeds:
     def __len__(self) -> int:
         return self._num_open
 
+    def is_used(self, tag: int) -> bool:
+        """Whether a tag is open or waiting."""
+        return self.find_one(tag)[0] not in (INITIAL_ROW, ENDED)
+
+    def wait(self, tag: int) -> None:
+        """A tag that is not in use is to be opened."""
+        assert not self.is_used(tag), f"tag {tag} is in use"
+        self._put(tag, WAITING, UNSEQUENCED)
+
     def open(self, tag: int, row: int, entry: int) -> None:
-        """A tag that is not in use names a session from now on."""
-        if tag >= len(self._rows):
-            self._grow(tag)
-        assert self._rows[tag] == INITIAL_ROW, f"tag {tag} is in use"
-        self._rows[tag] = row
-        self._entries[tag] = entry
+        """A tag that is not in use, or waits, names a session from now on."""
+        assert self.find_one(tag)[0] <= INITIAL_ROW, f"tag {tag} is in use"
+        self._put(tag, row, entry)
         self._num_open += 1
 
     def close(self, tag: int) -> bool:
-        """The tag names nothing from now on; whether it did."""
-        if self.find_one(tag)[0] == INITIAL_ROW:
-            return False
-        self._rows[tag] = INITIAL_ROW
-        self._entries[tag] = UNSEQUENCED
-        self._num_open -= 1
-        return True
+        """The tag names nothing from now on; whether it did. One that waited does so no more."""
+        return self._leave(tag, INITIAL_ROW)
+
+    def end(self, tag: int) -> None:
+        """The tag is given up: what comes for it is dropped until it is opened again."""
+        self._leave(tag, ENDED)
+
+    def _leave(self, tag: int, mark: int) -> bool:
+        row = self.find_one(tag)[0]
+        if row != mark and tag < len(self._rows):
+            self._put(tag, mark, UNSEQUENCED)
+        was_open = row > INITIAL_ROW
+        self._num_open -= was_open
+        return was_open
+
+    def _put(self, tag: int, row: int, entry: int) -> None:
+        if tag >= len(self._rows):
+            self._grow(tag)
+        self._rows[tag] = row
+        self._entries[tag] = entry
 
     def find(self, tags: NDArray[np.uint32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Rows and session entries of tags; INITIAL_ROW for one that is not open."""
+        """Rows and session entries of tags; INITIAL_ROW, WAITING or ENDED for one that is not open."""
         if tags.size and int(tags.max()) >= len(self._rows):
             known = tags < len(self._rows)
             safe = np.where(known, tags, 0)
@@ -58,7 +81,7 @@ class Feeds:
 
     def tags(self) -> NDArray[np.intp]:
         """All open tags."""
-        return np.flatnonzero(self._rows != INITIAL_ROW)
+        return np.flatnonzero(self._rows > INITIAL_ROW)
 
     def _grow(self, tag: int) -> None:
         size = max(2 * len(self._rows), tag + 1)

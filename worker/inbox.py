@@ -7,9 +7,11 @@ round. So a flooding user adds rounds of its own and holds up nobody, and no res
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evercurrent.v1.columns_pb2 import EVENT_KIND_QUERY
 from evercurrent.wire import Event, Records, joined
@@ -22,11 +24,13 @@ MARKS = np.dtype(
         ("entry", "<i4"),
         ("row", "<i4"),
         ("refusal", "<i4"),
+        ("hydrate_us", "<u4"),
         ("reason", "u1"),
     ]
 )
-"""What the worker adds to an event: when and from which link it came, its session's entry, its user's row, the number
-of the refusal that a router sent with it (0: none), and why it cannot be taken (0: it can)."""
+"""What the worker adds to an event: when it came or, later, its user; from which link; its session's entry; its user's
+row; the number of the refusal that a router sent with it (0: none); how long it waited for its user; and why it cannot
+be taken (0: it can)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,21 @@ class Inbox:
             self._frames.append(frame)
             self._num_waiting += len(frame)
 
+    def drop(self, is_lost: Callable[[NDArray[np.int32]], NDArray[np.bool_]]) -> Waiting | None:
+        """Take out the events of users who are lost, told by their rows; None if there are none. Takes time by what
+        waits, which bounds of links keep small."""
+        if not self._num_waiting:
+            return None
+        parts = [self._rest] if self._rest is not None and len(self._rest) else []
+        waiting = _joined([*parts, *self._frames])
+        lost = is_lost(waiting.marks["row"])
+        if not lost.any():
+            return None
+        self._frames.clear()
+        self._rest = waiting.take(~lost)
+        self._num_waiting = len(self._rest)
+        return waiting.take(lost)
+
     def cut(self) -> Waiting:
         """Take the next step's events: no two observations of one user, at most `batch_max`. The inbox is not empty."""
         waiting = self._gather()
@@ -88,9 +107,7 @@ class Inbox:
         while self._frames and num_new < self._batch_max:
             parts.append(self._frames.popleft())
             num_new += len(parts[-1])
-        if len(parts) == 1:
-            return parts[0]
-        return Waiting(joined([part.events for part in parts]), joined([part.marks for part in parts]))
+        return _joined(parts)
 
     def _choose(self, waiting: Waiting) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
         rows = waiting.marks["row"]
@@ -103,3 +120,9 @@ class Inbox:
         # Nobody's events (closes and tags unknown) wait for nobody.
         first[INITIAL_ROW] = len(waiting)
         return np.asarray(order <= first[rows])
+
+
+def _joined(parts: Sequence[Waiting]) -> Waiting:
+    if len(parts) == 1:
+        return parts[0]
+    return Waiting(joined([part.events for part in parts]), joined([part.marks for part in parts]))

@@ -1,24 +1,31 @@
-"""The Link service: one stream a router, frames in, results out. The thin shell around the engine.
+"""WorkerService on a gRPC server: Link, one stream a router, frames in, results out; Release, for other workers; and
+what operators ask of one user (worker.users).
 
-A link is bounded: beyond `link_in_flight_max` events that are not yet answered on the wire, it is not read. Its writer
-sends whatever is ready as one message.
+A link is bounded: beyond `link_in_flight_max` events that are not yet answered on the wire, it is not read. It ends
+with the incarnation that it was opened on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import NoReturn
 
 import grpc
 import grpc.aio
+from ulid import ULID
 
+from evercurrent.describe import describe
 from evercurrent.errors import Refused, abort, refused, sole_refusal
 from evercurrent.slots import NUM_SLOTS, user_key
-from evercurrent.v1 import admin_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
-from evercurrent.v1.columns_pb2 import IndexedRejection
-from worker.engine import Engine, Results
+from evercurrent.v1 import worker_pb2
+from worker.incarnation import Incarnation
+from worker.outboxes import Outbox, Stream
+from worker.peers import HandingOver
+from worker.users import user_methods
 
 PROTOCOL_VERSION = 1
 SERVICE = "evercurrent.v1.WorkerService"
@@ -26,163 +33,145 @@ SERVICE = "evercurrent.v1.WorkerService"
 logger = logging.getLogger(__name__)
 
 
-class Stream(Protocol):
-    """The part of a servicer context that a link uses."""
-
-    async def read(self) -> object: ...
-
-    async def write(self, message: worker_pb2.LinkResponse) -> None: ...
-
-
-class Outbox:
-    """What waits to be written to one link. Bounded by the link's in-flight bound, which counts until written."""
-
-    def __init__(self) -> None:
-        self.num_in_flight = 0
-        self._opens: list[worker_pb2.LinkTagOpened] = []
-        self._results: list[bytes] = []
-        self._rejections: list[IndexedRejection] = []
-        self._num_results = 0
-        self._flushing = False
-        self._filled = asyncio.Event()
-        self._drained = asyncio.Event()
-
-    def put_open(self, opened: worker_pb2.LinkTagOpened) -> None:
-        self._opens.append(opened)
-        self._filled.set()
-
-    def put_results(self, results: Results) -> None:
-        for indexed in results.rejections:
-            indexed.index += self._num_results
-            self._rejections.append(indexed)
-        self._results.append(results.records.tobytes())
-        self._num_results += len(results.records)
-        self._filled.set()
-
-    async def send(self, stream: Stream) -> None:
-        """Write what is ready, for ever."""
-        while True:
-            await self._filled.wait()
-            self._filled.clear()
-            await self.flush(stream)
-
-    async def flush(self, stream: Stream) -> None:
-        """Write what is ready, unless that is being done: a stream takes one write at a time, and whoever writes
-        goes on until nothing is left."""
-        if self._flushing:
-            return
-        self._flushing = True
-        while self._opens or self._results:
-            message, num_results = self._take()
-            await stream.write(message)
-            self.num_in_flight -= num_results
-            self._drained.set()
-        self._flushing = False
-
-    async def below(self, bound: int) -> None:
-        """Wait until fewer events than `bound` are in flight."""
-        while self.num_in_flight >= bound:
-            self._drained.clear()
-            await self._drained.wait()
-
-    def _take(self) -> tuple[worker_pb2.LinkResponse, int]:
-        frame = worker_pb2.LinkResults(opens=self._opens, results=b"".join(self._results), rejections=self._rejections)
-        num_results = self._num_results
-        self._opens, self._results, self._rejections, self._num_results = [], [], [], 0
-        return worker_pb2.LinkResponse(frame=frame), num_results
-
-
 class WorkerService:
-    """Links to routers and the loop that steps while anything waits."""
+    """What a worker serves, by its incarnation of the moment."""
 
-    def __init__(
-        self, engine: Engine, name: str, incarnation: str, model: admin_pb2.ModelDescription, in_flight_max: int
-    ) -> None:
-        self._engine = engine
-        self._name = name
-        self._incarnation = incarnation
-        self._model = model
+    def __init__(self, begin: Callable[[], Incarnation], worker: str, in_flight_max: int, has_store: bool) -> None:
+        self.incarnation = begin()
+        self._begin = begin
+        self._worker = worker
+        self._model = describe(self.incarnation.engine.model)
         self._in_flight_max = in_flight_max
-        self._outboxes: dict[int, Outbox] = {}
-        self._waiting = asyncio.Event()
+        self._has_store = has_store
+
+    async def live(self, stop: asyncio.Event) -> None:
+        """One incarnation after the other, until a clean stop. Raises as Incarnation.live."""
+        while True:
+            await self.incarnation.live(stop)
+            engine = self.incarnation.engine
+            ended = (self.incarnation.name, engine.num_updates, engine.num_rejected)
+            logger.info("incarnation ended name=%s updates=%d rejected=%d", *ended)
+            if stop.is_set():
+                return
+            self.incarnation = self._begin()
+            logger.info("incarnation begins name=%s", self.incarnation.name)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a gRPC server is given."""
         link = grpc.stream_stream_rpc_method_handler(
             self._link, worker_pb2.LinkRequest.FromString, worker_pb2.LinkResponse.SerializeToString
         )
-        return grpc.method_handlers_generic_handler(SERVICE, {"Link": link})
+        release = grpc.unary_stream_rpc_method_handler(
+            self._release, worker_pb2.ReleaseRequest.FromString, worker_pb2.ReleaseResponse.SerializeToString
+        )
+        users = user_methods(lambda: self._current)
+        return grpc.method_handlers_generic_handler(SERVICE, {"Link": link, "Release": release, **users})
 
-    async def run(self) -> None:
-        """Step while anything waits, for ever. Between steps the loop reads and writes: a batch is what came then."""
-        while True:
-            await self._waiting.wait()
-            self._waiting.clear()
-            while self._engine.num_waiting:
-                self._step()
-                await asyncio.sleep(0)
-
-    def _step(self) -> None:
-        for results in self._engine.step():
-            outbox = self._outboxes.get(results.link)
-            if outbox is not None:
-                outbox.put_results(results)
+    @property
+    def _current(self) -> Incarnation:
+        """Raises Refused: REASON_UNAVAILABLE, between two incarnations or at the end."""
+        if self.incarnation.leaving.is_set():
+            raise refused(pb.REASON_UNAVAILABLE, "", f"{self.incarnation.name} serves no more", 500)
+        return self.incarnation
 
     async def _link(self, _: object, context: grpc.aio.ServicerContext) -> None:
         try:
-            router = self._greet(await context.read())
+            opening = self._greeting(await context.read())
+            incarnation = self._current
         except Refused as error:
             await abort(context, error.rejection)
-        opened = worker_pb2.LinkOpened(worker=self._name, incarnation=self._incarnation, model=self._model)
+        opened = worker_pb2.LinkOpened(
+            worker=self._worker, incarnation=incarnation.name, model=self._model, has_store=self._has_store
+        )
         await context.write(worker_pb2.LinkResponse(opened=opened))
-        link = self._engine.open_link()
-        outbox = self._outboxes[link] = Outbox()
-        logger.info("link opened router=%s link=%d", router, link)
+        link = incarnation.engine.open_link()
+        outbox = incarnation.outboxes.add(link)
+        incarnation.ownership.want_stored(opening.owned_slots)
+        logger.info("link opened router=%s link=%d", opening.router, link)
         try:
             async with asyncio.TaskGroup() as tasks:
                 sender = tasks.create_task(outbox.send(context))
-                await self._receive(link, outbox, context)
+                leaver = tasks.create_task(_leave(incarnation))
+                await self._receive(incarnation, link, outbox, context)
                 sender.cancel()
+                leaver.cancel()
         except BaseExceptionGroup as group:
             await abort(context, sole_refusal(group).rejection)
         finally:
-            del self._outboxes[link]
-            self._engine.close_link(link)
-            self._waiting.set()
-            logger.info("link closed router=%s link=%d", router, link)
+            incarnation.outboxes.remove(link)
+            incarnation.engine.close_link(link)
+            incarnation.outboxes.filled()
+            logger.info("link closed router=%s link=%d", opening.router, link)
 
-    async def _receive(self, link: int, outbox: Outbox, context: grpc.aio.ServicerContext) -> None:
-        while (message := await context.read()) is not grpc.aio.EOF:
-            if message.WhichOneof("request") != "frame":
+    async def _receive(self, incarnation: Incarnation, link: int, outbox: Outbox, stream: Stream) -> None:
+        engine = incarnation.engine
+        while (message := await stream.read()) is not grpc.aio.EOF:
+            if not isinstance(message, worker_pb2.LinkRequest) or message.WhichOneof("request") != "frame":
                 raise refused(pb.REASON_PROTOCOL, "request", "expected a frame")
             frame = message.frame
             for tag_open in frame.opens:
-                user = user_key(tag_open.namespace, tag_open.user_id)
-                outbox.put_open(self._engine.open(link, tag_open, user))
-            events = self._engine.layout.events(frame.events)
+                opened = engine.open(link, tag_open, user_key(tag_open.namespace, tag_open.user_id))
+                if opened is not None:
+                    outbox.put_open(opened)
+            events = engine.layout.events(frame.events)
             outbox.num_in_flight += len(events)
-            self._engine.receive(link, events, frame.refusals)
-            if len(events) == self._engine.num_waiting == 1:
+            if num_dropped := engine.receive(link, events, frame.refusals):
+                outbox.drop(num_dropped)
+            if len(events) == engine.num_waiting == 1:
                 # Nothing else waits: a lone event is not passed from task to task.
-                self._step()
-                await outbox.flush(context)
+                incarnation.step()
+                await outbox.flush(stream)
             else:
-                self._waiting.set()
+                incarnation.outboxes.filled()
             if outbox.num_in_flight >= self._in_flight_max:
                 await outbox.below(self._in_flight_max)
 
-    def _greet(self, message: object) -> str:
-        """The router's name.
+    async def _release(
+        self, request: worker_pb2.ReleaseRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[worker_pb2.ReleaseResponse]:
+        incarnation = self.incarnation
+        if incarnation.name != request.incarnation:
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION, f"this is {incarnation.name}, not {request.incarnation}"
+            )
+        try:
+            claims = {_slot(one.slot): int(ULID.from_str(one.claim)) for one in request.slots}
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"slots: {error}")
+        acting, ownership = incarnation.acting, incarnation.ownership
+        handing_over = HandingOver(self._model.name)
+        acting.beside(handing_over.run(lambda take: acting.drive(ownership.release(claims), take)))
+        async with aclosing(handing_over.messages()) as messages:
+            async for message in messages:
+                yield message
+
+    def _greeting(self, message: object) -> worker_pb2.LinkOpen:
+        """How the router introduces itself.
 
         Raises:
             Refused: the first message is no open, or one of another release or slot count.
         """
         if not isinstance(message, worker_pb2.LinkRequest) or message.WhichOneof("request") != "open":
             raise refused(pb.REASON_PROTOCOL, "open", "the first message of a link is its open")
-        if message.open.protocol_version != PROTOCOL_VERSION:
-            text = f"this worker speaks version {PROTOCOL_VERSION}, not {message.open.protocol_version}"
+        opening = message.open
+        if opening.protocol_version != PROTOCOL_VERSION:
+            text = f"this worker speaks version {PROTOCOL_VERSION}, not {opening.protocol_version}"
             raise refused(pb.REASON_VERSION, "open.protocol_version", text)
-        if message.open.slots != NUM_SLOTS:
-            text = f"this worker has {NUM_SLOTS} slots, not {message.open.slots}"
+        if opening.slots != NUM_SLOTS:
+            text = f"this worker has {NUM_SLOTS} slots, not {opening.slots}"
             raise refused(pb.REASON_VERSION, "open.slots", text)
-        return message.open.router
+        if any(slot >= NUM_SLOTS for slot in opening.owned_slots):
+            raise refused(pb.REASON_PROTOCOL, "open.owned_slots", f"slots are below {NUM_SLOTS}")
+        return opening
+
+
+async def _leave(incarnation: Incarnation) -> NoReturn:
+    """End a link when its incarnation lets the routers go."""
+    await incarnation.leaving.wait()
+    raise refused(pb.REASON_UNAVAILABLE, "", f"{incarnation.name} serves no more", 500)
+
+
+def _slot(slot: int) -> int:
+    if slot >= NUM_SLOTS:
+        raise ValueError(f"{slot} is no slot")
+    return slot

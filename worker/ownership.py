@@ -14,8 +14,8 @@ from evercurrent.v1 import observation_pb2 as pb
 from persistence.rows import U64
 from worker.claims import Claims
 from worker.flows import Flow
-from worker.owner import Fenced, Owner, Timing, Users
 from worker.journal import Journal
+from worker.owner import Fenced, Owner, Timing, Users
 from worker.residency import Residency
 from worker.residents import Residents, States
 from worker.slots import FREE, RELEASING, SERVING, STANDING, TAKING, Slots
@@ -78,6 +78,11 @@ class Ownership:
     def owns(self) -> bool:
         """Whether any slot is served."""
         return self._slots.owns
+
+    @property
+    def num_served(self) -> int:
+        """How many slots are served."""
+        return self._slots.num_served
 
     def serves(self, slot: int) -> bool:
         """Whether users of this slot may be served now."""

@@ -20,8 +20,8 @@ from persistence.record import read_record, record_body
 from persistence.rows import Rows
 from persistence.store import Stored
 from worker.flows import Backoff, Flow, Get, Pause, PutIfAbsent, PutIfMatch, Signal, Wait, together
-from worker.owner import Owner
 from worker.journal import Journal
+from worker.owner import Owner
 from worker.residents import CLEAN, NOWHERE, Indices, Mask, Residents
 from worker.slots import Slots
 

@@ -1,8 +1,7 @@
-"""The worker process: a model, an engine, a port."""
+"""The worker process: a model, a store, a port, and one incarnation after the other."""
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
 import time
@@ -11,14 +10,25 @@ from collections.abc import Callable
 import torch
 from ulid import ULID
 
-from evercurrent.describe import describe
 from evercurrent.model import Model
 from evercurrent.serving import bind, new_server, stop_signal
-from evercurrent.settings import WorkerSettings
-from worker.engine import Engine
+from evercurrent.settings import SettingsError, WorkerSettings
+from persistence.open import MemoryTarget, open_store, parse_url
+from persistence.probe import probe
+from persistence.s3 import S3Target
+from persistence.thread import StoreThread
+from worker.incarnation import Incarnation, Plan
 from worker.link import SERVICE, WorkerService
+from worker.ownership import Timing
 
+US_PER_MS = 1000
 FLOAT_BYTES = 4
+
+RESIDENT_BYTES = 400
+"""What a resident takes beside its state: its key, its session and its cells of the arrays (`bench scale`)."""
+
+EMBEDDED_TIMING = Timing(journal_interval_us=20 * US_PER_MS, dead_after_us=500 * US_PER_MS)
+S3_TIMING = Timing(journal_interval_us=200 * US_PER_MS, dead_after_us=2000 * US_PER_MS)
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +38,36 @@ def monotonic_us() -> int:
 
 
 def residents_within(settings: WorkerSettings, state_width: int) -> int:
-    """How many users may be resident: the smaller of the bound in users and the bound in bytes of their rows.
+    """How many users may be resident: the smaller of the bound in users and the bound in bytes.
 
     Raises:
-        ValueError: not one fits.
+        SettingsError: not one fits.
     """
-    row_bytes = FLOAT_BYTES * state_width
-    if row_bytes > settings.resident_bytes_max:
-        raise ValueError(
-            f"one user's state has {row_bytes} bytes, above resident_bytes_max {settings.resident_bytes_max}"
+    resident_bytes = FLOAT_BYTES * state_width + RESIDENT_BYTES
+    if resident_bytes > settings.resident_bytes_max:
+        raise SettingsError(
+            f"worker: one resident takes {resident_bytes} bytes, above resident_bytes_max {settings.resident_bytes_max}"
         )
-    return min(settings.residents_max, settings.resident_bytes_max // row_bytes)
+    return min(settings.residents_max, settings.resident_bytes_max // resident_bytes)
+
+
+def timing_of(settings: WorkerSettings) -> Timing:
+    """How often the journal is written and when an owner counts as dead: as set, else as suits the store.
+
+    Raises:
+        SettingsError: an owner would seem dead between two segments.
+    """
+    usual = S3_TIMING if isinstance(parse_url(settings.store), S3Target) else EMBEDDED_TIMING
+    timing = Timing(
+        journal_interval_us=(settings.journal_interval_ms or 0) * US_PER_MS or usual.journal_interval_us,
+        dead_after_us=(settings.dead_after_ms or 0) * US_PER_MS or usual.dead_after_us,
+    )
+    if 4 * timing.journal_interval_us > timing.dead_after_us:
+        raise SettingsError(
+            f"worker: dead_after_ms ({timing.dead_after_us // US_PER_MS}) is below four times journal_interval_ms "
+            f"({timing.journal_interval_us // US_PER_MS}): an owner would seem dead between two segments"
+        )
+    return timing
 
 
 async def serve(settings: WorkerSettings, model: Model, ready: Callable[[str], None]) -> None:
@@ -46,24 +75,41 @@ async def serve(settings: WorkerSettings, model: Model, ready: Callable[[str], N
 
     Raises:
         OSError: the address cannot be bound; the text names it.
-        ValueError: not one user's state fits; the model's outputs have other shapes than it declares.
+        SettingsError: not one user's state fits, or the timings contradict each other.
+        ValueError: the model's outputs have other shapes than it declares.
+        StoreError: the store cannot be opened or cannot arbitrate; or what was needed could not be written at the stop.
     """
     torch.set_num_threads(1)
     stop = stop_signal()
-    engine = Engine(model, residents_within(settings, model.state_width), settings.batch_max, monotonic_us)
-    incarnation = f"{settings.name}/{ULID()}"
-    service = WorkerService(engine, settings.name, incarnation, describe(model), settings.link_in_flight_max)
-    server = await new_server([service.handler()], [SERVICE])
-    address = bind(server, settings.address)
-    # What was built so far lives as long as the process: the collector need not look at it again.
-    gc.collect()
-    gc.freeze()
-    await server.start()
-    logger.info("worker serves address=%s incarnation=%s model=%s", address, incarnation, model.name)
-    ready(address)
-    async with asyncio.TaskGroup() as tasks:
-        stepping = tasks.create_task(service.run())
-        await stop.wait()
-        await server.stop(grace=None)
-        stepping.cancel()
-    logger.info("worker stopped updates=%d rejected=%d", engine.num_updates, engine.num_rejected)
+    residents_max = residents_within(settings, model.state_width)
+    timing = timing_of(settings)
+    async with StoreThread(lambda: open_store(settings.store)) as store:
+        await probe(store, str(ULID()))
+        server = await new_server([], [SERVICE])
+        address = bind(server, settings.address)
+        plan = Plan(
+            worker=settings.name,
+            address=settings.advertised_address or address,
+            residents_max=residents_max,
+            batch_max=settings.batch_max,
+            timing=timing,
+            has_event_log=settings.event_log,
+            stop_timeout_s=settings.stop_timeout_s,
+        )
+        service = WorkerService(
+            lambda: Incarnation(plan, model, store, monotonic_us),
+            settings.name,
+            settings.link_in_flight_max,
+            has_store=not isinstance(parse_url(settings.store), MemoryTarget),
+        )
+        server.add_generic_rpc_handlers((service.handler(),))
+        # What was built so far lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        await server.start()
+        try:
+            logger.info("worker serves address=%s incarnation=%s", address, service.incarnation.name)
+            ready(address)
+            await service.live(stop)
+        finally:
+            await server.stop(grace=None)

@@ -1,8 +1,9 @@
 """Which observation of which session was consumed last: the worker is the judge of every seq.
 
 Sessions are entries of arrays, chained by user row, because most users have one and a million residents are expected.
-A user keeps at most SESSIONS_PER_USER; the oldest that no stream feeds goes first and raises the user's floor, and a
-session at or below the floor that is not known any more is refused rather than started anew (DESIGN.md, section 5).
+A user keeps at most SESSIONS_PER_USER; the oldest that no stream feeds and whose last event is durable goes first and
+raises the user's floor, and a session at or below the floor that is not known any more is refused rather than started
+anew (DESIGN.md, section 5).
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class SessionLog:
         """The entry of a user's session (a ULID as a number), new ones with last_seq 0. One feed more holds it.
 
         Raises:
-            Refused: REASON_SESSION_FORGOTTEN, it had to make room for newer ones; REASON_OVERLOADED, every place of the
-                user is held by a stream.
+            Refused: REASON_SESSION_FORGOTTEN, it had to make room for newer ones, or the user was forgotten;
+                REASON_OVERLOADED, every place of the user is held by a stream or not durable yet.
         """
         chain = self.of(row)
         for entry in chain:
@@ -61,7 +62,8 @@ class SessionLog:
                 return entry
         floor = _number(self._floor[row])
         if floor and session_id <= floor:
-            raise refused(pb.REASON_SESSION_FORGOTTEN, "session_id", "newer sessions took its place; open a new one")
+            text = "newer sessions took its place, or the user was forgotten; open a new one"
+            raise refused(pb.REASON_SESSION_FORGOTTEN, "session_id", text)
         if len(chain) >= SESSIONS_PER_USER:
             self._forget_oldest(row, chain)
         entry = self._allocate()
@@ -154,15 +156,13 @@ class SessionLog:
         self._head[rows[has_any]] = entries[ends - counts[has_any]]
 
     def _forget_oldest(self, row: int, chain: list[int]) -> None:
-        unfed = [entry for entry in chain if not self._num_feeds[entry]]
-        if not unfed:
-            raise refused(
-                pb.REASON_OVERLOADED,
-                "session_id",
-                f"the user has {SESSIONS_PER_USER} open sessions",
-                retry_after_ms=1000,
-            )
-        oldest = min(unfed, key=self.session_id)
+        done = [
+            entry for entry in chain if not self._num_feeds[entry] and self.durable_seq[entry] == self.last_seq[entry]
+        ]
+        if not done:
+            text = f"each of the user's {SESSIONS_PER_USER} sessions is open or not durable yet"
+            raise refused(pb.REASON_OVERLOADED, "session_id", text, retry_after_ms=1000)
+        oldest = min(done, key=self.session_id)
         if self.session_id(oldest) > _number(self._floor[row]):
             self._floor[row] = self._id[oldest]
         kept = [entry for entry in chain if entry != oldest]

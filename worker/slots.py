@@ -84,6 +84,11 @@ class Slots:
         """Whether any slot is served."""
         return bool((self.state >= SERVING).any())
 
+    @property
+    def num_served(self) -> int:
+        """How many slots are served."""
+        return int(np.count_nonzero((self.state == SERVING) | (self.state == STANDING)))
+
     def serves(self, slot: int) -> bool:
         """Whether users of this slot may be served now."""
         return self.state.item(slot) in (SERVING, STANDING)

@@ -59,6 +59,14 @@ def up(
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its weights, safetensors.", show_default="the model's own")
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where states outlive it: sqlite:PATH, s3://BUCKET/PREFIX?endpoint=… or memory:.",
+            show_default="sqlite:evercurrent.db",
+        ),
+    ] = None,
     address: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Where the router listens.", show_default="127.0.0.1:7600")
     ] = None,
@@ -67,8 +75,10 @@ def up(
     """Start a router and workers on this machine, and say where to connect. Ctrl-C ends them all."""
     from evercurrent.cli.up import run_up
 
-    load_settings({"worker": {"model": model, "weights": weights}, "router": {"address": address}}, config)
-    run_up(workers, model, weights, address, config)
+    load_settings(
+        {"worker": {"model": model, "weights": weights, "store": store}, "router": {"address": address}}, config
+    )
+    run_up(workers, model, weights, store, address, config)
 
 
 @app.command()
@@ -158,6 +168,21 @@ def export(
         raise SettingsError("--day: states have none; it goes with --what events")
     else:
         export_states(store, out)
+
+
+@app.command()
+def forget(
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id.")],
+    namespace: Annotated[str, typer.Option(metavar="TEXT", help="The user's namespace.", show_default="none")] = "",
+    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="A router.")] = "127.0.0.1:7600",
+) -> None:
+    """Remove a user everywhere: state, sessions and event log. Says what was removed.
+
+    Its streams end; if it comes back it starts anew. Safe to repeat, and to be repeated if it fails.
+    """
+    from evercurrent.cli.forget import forget_user
+
+    forget_user(user, namespace, address)
 
 
 @train.command("knowledge-tracing")

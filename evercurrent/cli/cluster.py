@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -61,6 +62,8 @@ class Cluster:
 
     children: dict[str, Child] = field(default_factory=dict)
     router_name: str = "router-0"
+    starters: dict[str, Callable[[str], Child]] = field(default_factory=dict)
+    """How each worker is started, at an address."""
 
     @property
     def address(self) -> str:
@@ -82,6 +85,14 @@ class Cluster:
         codes = {name: child.process.poll() for name, child in self.children.items()}
         return {name: code for name, code in codes.items() if code is not None}
 
+    def restart(self, name: str) -> None:
+        """Starts a worker that has ended, or is about to, once more at its address. Returns when it is ready."""
+        old = self.children[name]
+        old.process.wait()
+        _close_pipes(old)
+        self.children[name] = self.starters[name](old.address)
+        _wait_ready([self.children[name]])
+
     def wait(self) -> Child:
         """The first process that ends, when it does."""
         first: queue.SimpleQueue[Child] = queue.SimpleQueue()
@@ -96,6 +107,7 @@ def run_cluster(
     num_workers: int = 2,
     model: str | None = None,
     weights: Path | None = None,
+    store: str | None = None,
     router_address: str | None = "127.0.0.1:0",
     search_path: Path | None = None,
     config: Path | None = None,
@@ -108,19 +120,25 @@ def run_cluster(
     or fails when it is to stop.
     """
     cluster = Cluster()
-    shared = _options(model=model, weights=weights, search_path=search_path or Path.cwd())
+    shared = _options(model=model, weights=weights, store=store, search_path=search_path or Path.cwd())
     with ExitStack() as logs:
 
-        def start(kind: str, name: str, options: Sequence[str]) -> None:
+        def start(kind: str, name: str, options: Sequence[str]) -> Child:
             stderr = None if show_logs else logs.enter_context(tempfile.TemporaryFile())
-            cluster.children[name] = _start(kind, name, [*_options(config=config, name=name), *options], stderr)
+            return _start(kind, name, [*_options(config=config, name=name), *options], stderr)
+
+        def start_worker(name: str, address: str) -> Child:
+            return start("worker", name, [*_options(address=address), *shared])
 
         try:
-            for index in range(num_workers):
-                start("worker", f"worker-{index}", [*_options(address="127.0.0.1:0"), *shared])
+            for name in (f"worker-{index}" for index in range(num_workers)):
+                cluster.starters[name] = partial(start_worker, name)
+                cluster.children[name] = start_worker(name, "127.0.0.1:0")
             _wait_ready(cluster.children.values())
             members = ",".join(f"{name}={child.address}" for name, child in cluster.children.items())
-            start("router", cluster.router_name, _options(address=router_address, workers=members))
+            cluster.children[cluster.router_name] = start(
+                "router", cluster.router_name, _options(address=router_address, workers=members)
+            )
             _wait_ready([cluster.children[cluster.router_name]])
             yield cluster
         except BaseException:
@@ -179,10 +197,14 @@ def _stop(cluster: Cluster) -> list[str]:
         for child in cluster.children.values():
             child.process.kill()
             child.process.wait()
-            for pipe in (child.process.stdin, child.process.stdout):
-                assert pipe is not None
-                pipe.close()
+            _close_pipes(child)
     return [child.ending() for child in running if child.process.returncode != 0]
+
+
+def _close_pipes(child: Child) -> None:
+    for pipe in (child.process.stdin, child.process.stdout):
+        assert pipe is not None
+        pipe.close()
 
 
 def _terminate(children: Sequence[Child]) -> None:

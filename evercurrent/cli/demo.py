@@ -93,7 +93,8 @@ def run_demo(data: Path | None, limit: int | None, json_file: Path | None, num_w
         except LogError as error:
             raise CommandError(str(error)) from error
         log = learners.log.at(np.arange(len(learners.log))[:limit])
-        tally, elapsed_s = _stream(log, learners.weights, num_workers, console)
+        store = f"sqlite:{folder}/store.db"
+        tally, elapsed_s = _stream(log, learners.weights, store, num_workers, console)
         result = _result(log, learners.weights, tally, elapsed_s)
     console.print(_table(result))
     console.print(ABOUT_TABLE.format(at_once=min(NUM_LANES, result.users)))
@@ -127,10 +128,10 @@ def _of_log(data: Path, folder: Path, console: Console) -> Learners:
     return Learners(testing.stream(), trained.weights)
 
 
-def _stream(log: EventLog, weights: Path | None, num_workers: int, console: Console) -> tuple[Tally, float]:
+def _stream(log: EventLog, weights: Path | None, store: str, num_workers: int, console: Console) -> tuple[Tally, float]:
     """What came back, and in how many seconds."""
     tally = Tally.of(len(log))
-    with run_cluster(num_workers=num_workers, model=MODEL, weights=weights) as cluster:
+    with run_cluster(num_workers=num_workers, model=MODEL, weights=weights, store=store) as cluster:
         console.print(f"Router at {cluster.address}, {num_workers} workers.")
         begun = time.perf_counter()
         uvloop.run(_stream_with_progress(cluster.address, log, tally, console))

@@ -63,6 +63,10 @@ def _shown(key: str, field: FieldInfo) -> tuple[str, str]:
     """How --help calls a setting's values, and its default."""
     if key.endswith("bytes_max"):
         return "BYTES", ByteSize(field.default).human_readable(separator="")
+    if isinstance(field.default, bool):
+        return "BOOL", str(field.default).lower()
+    if key.endswith("_ms"):
+        return "MS", ""
     if isinstance(field.default, int):
         return "N", str(field.default)
     return "FILE" if Path in get_args(field.annotation) else "TEXT", str(field.default or "")

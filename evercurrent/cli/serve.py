@@ -24,13 +24,18 @@ def serve_worker(settings: WorkerSettings, search_path: Path, end_with_stdin: bo
     choose_transport()
     ready = _prepare("worker", settings.name, end_with_stdin)
     from evercurrent.models.loading import ModelLoadError, load_model
+    from persistence import StoreError, StoreMisconfigured, parse_url
     from worker.server import serve
 
     try:
+        parse_url(settings.store)
+    except StoreMisconfigured as error:
+        raise SettingsError(f"worker: {error}") from error
+    try:
         model = load_model(settings.model, settings.weights, search_path)
-    except ModelLoadError as error:
+        uvloop.run(serve(settings, model, ready))
+    except (ModelLoadError, StoreError) as error:
         raise CommandError(str(error)) from error
-    uvloop.run(serve(settings, model, ready))
 
 
 def serve_router(settings: RouterSettings, end_with_stdin: bool) -> None:

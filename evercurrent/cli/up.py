@@ -21,7 +21,14 @@ Connect to {address} with the generated stubs:
 Ctrl-C ends it all."""
 
 
-def run_up(num_workers: int, model: str | None, weights: Path | None, address: str | None, config: Path | None) -> None:
+def run_up(
+    num_workers: int,
+    model: str | None,
+    weights: Path | None,
+    store: str | None,
+    address: str | None,
+    config: Path | None,
+) -> None:
     """Returns after Ctrl-C, SIGTERM or SIGHUP. Raises ClusterError when a process ends by itself."""
     check_not_shadowed()
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -31,6 +38,7 @@ def run_up(num_workers: int, model: str | None, weights: Path | None, address: s
             num_workers=num_workers,
             model=model,
             weights=weights,
+            store=store,
             router_address=address,
             config=config,
             show_logs=True,

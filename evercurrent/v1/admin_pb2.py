@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65vercurrent/v1/admin.proto\x12\x0e\x65vercurrent.v1\"%\n\x07IdField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"\x8b\x02\n\x10ModelDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x03ids\x18\x02 \x03(\x0b\x32\x17.evercurrent.v1.IdField\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\t\x12,\n\x07outcome\x18\x04 \x01(\x0e\x32\x1b.evercurrent.v1.OutcomeKind\x12\x15\n\routcome_width\x18\x05 \x01(\r\x12\x13\n\x0bnum_choices\x18\x06 \x01(\x03\x12\x13\n\x0boutcome_min\x18\x07 \x01(\x02\x12\x13\n\x0boutcome_max\x18\x08 \x01(\x02\x12\x18\n\x10prediction_width\x18\t \x01(\r\x12\x13\n\x0bstate_width\x18\n \x01(\r\">\n\nRingMember\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x11\n\tnum_slots\x18\x03 \x01(\r\"4\n\x0eGetRingRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\"\xab\x01\n\x0fGetRingResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x11\n\tnum_slots\x18\x02 \x01(\r\x12+\n\x07members\x18\x03 \x03(\x0b\x32\x1a.evercurrent.v1.RingMember\x12\r\n\x05slots\x18\x04 \x03(\r\x12\x16\n\tuser_slot\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0buser_worker\x18\x06 \x01(\tB\x0c\n\n_user_slot\"\xae\x01\n\nWorkerInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x1b.evercurrent.v1.WorkerState\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12\x15\n\ropen_sessions\x18\x05 \x01(\x04\x12\x18\n\x10in_flight_events\x18\x06 \x01(\x04\x12\x0f\n\x07updates\x18\x07 \x01(\x04\"\x14\n\x12ListWorkersRequest\"B\n\x13ListWorkersResponse\x12+\n\x07workers\x18\x01 \x03(\x0b\x32\x1a.evercurrent.v1.WorkerInfo\"\x16\n\x14\x44\x65scribeModelRequest\"H\n\x15\x44\x65scribeModelResponse\x12/\n\x05model\x18\x01 \x01(\x0b\x32 .evercurrent.v1.ModelDescription\"\x13\n\x11GetLatencyRequest\"o\n\x0eLatencySummary\x12\r\n\x05stage\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\x0e\n\x06p50_ms\x18\x03 \x01(\x01\x12\x0e\n\x06p99_ms\x18\x04 \x01(\x01\x12\x0f\n\x07p999_ms\x18\x05 \x01(\x01\x12\x0e\n\x06max_ms\x18\x06 \x01(\x01\"D\n\x12GetLatencyResponse\x12.\n\x06stages\x18\x01 \x03(\x0b\x32\x1e.evercurrent.v1.LatencySummary*u\n\x0bOutcomeKind\x12\x1c\n\x18OUTCOME_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12OUTCOME_KIND_VALUE\x10\x01\x12\x17\n\x13OUTCOME_KIND_CHOICE\x10\x02\x12\x17\n\x13OUTCOME_KIND_VECTOR\x10\x03*W\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fWORKER_STATE_UP\x10\x01\x12\x15\n\x11WORKER_STATE_DOWN\x10\x02\x32\xe5\x02\n\x0c\x41\x64minService\x12J\n\x07GetRing\x12\x1e.evercurrent.v1.GetRingRequest\x1a\x1f.evercurrent.v1.GetRingResponse\x12V\n\x0bListWorkers\x12\".evercurrent.v1.ListWorkersRequest\x1a#.evercurrent.v1.ListWorkersResponse\x12\\\n\rDescribeModel\x12$.evercurrent.v1.DescribeModelRequest\x1a%.evercurrent.v1.DescribeModelResponse\x12S\n\nGetLatency\x12!.evercurrent.v1.GetLatencyRequest\x1a\".evercurrent.v1.GetLatencyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65vercurrent/v1/admin.proto\x12\x0e\x65vercurrent.v1\"%\n\x07IdField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"\x8b\x02\n\x10ModelDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x03ids\x18\x02 \x03(\x0b\x32\x17.evercurrent.v1.IdField\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\t\x12,\n\x07outcome\x18\x04 \x01(\x0e\x32\x1b.evercurrent.v1.OutcomeKind\x12\x15\n\routcome_width\x18\x05 \x01(\r\x12\x13\n\x0bnum_choices\x18\x06 \x01(\x03\x12\x13\n\x0boutcome_min\x18\x07 \x01(\x02\x12\x13\n\x0boutcome_max\x18\x08 \x01(\x02\x12\x18\n\x10prediction_width\x18\t \x01(\r\x12\x13\n\x0bstate_width\x18\n \x01(\r\">\n\nRingMember\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x11\n\tnum_slots\x18\x03 \x01(\r\"4\n\x0eGetRingRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\"\xab\x01\n\x0fGetRingResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x11\n\tnum_slots\x18\x02 \x01(\r\x12+\n\x07members\x18\x03 \x03(\x0b\x32\x1a.evercurrent.v1.RingMember\x12\r\n\x05slots\x18\x04 \x03(\r\x12\x16\n\tuser_slot\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0buser_worker\x18\x06 \x01(\tB\x0c\n\n_user_slot\"\x99\x02\n\nWorkerInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x1b.evercurrent.v1.WorkerState\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12\x15\n\ropen_sessions\x18\x05 \x01(\x04\x12\x18\n\x10in_flight_events\x18\x06 \x01(\x04\x12\x0f\n\x07updates\x18\x07 \x01(\x04\x12\x11\n\tresidents\x18\x08 \x01(\x04\x12\x17\n\x0fupdates_at_risk\x18\t \x01(\x04\x12\x13\n\x0bowned_slots\x18\n \x01(\r\x12\x10\n\x08segments\x18\x0b \x01(\x04\x12\x16\n\x0e\x65vents_dropped\x18\x0c \x01(\x04\"\x14\n\x12ListWorkersRequest\"B\n\x13ListWorkersResponse\x12+\n\x07workers\x18\x01 \x03(\x0b\x32\x1a.evercurrent.v1.WorkerInfo\"\x16\n\x14\x44\x65scribeModelRequest\"H\n\x15\x44\x65scribeModelResponse\x12/\n\x05model\x18\x01 \x01(\x0b\x32 .evercurrent.v1.ModelDescription\"7\n\x11\x46orgetUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\"G\n\x12\x46orgetUserResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x10\n\x08sessions\x18\x02 \x01(\r\x12\x0e\n\x06\x65vents\x18\x03 \x01(\x04\"7\n\x11\x45xportUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\"V\n\x0bUserSession\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08last_seq\x18\x02 \x01(\x04\x12\x13\n\x0b\x64urable_seq\x18\x03 \x01(\x04\x12\x0c\n\x04lost\x18\x04 \x01(\x04\"\x82\x01\n\tUserState\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x17\n\x0f\x64urable_version\x18\x02 \x01(\x04\x12\r\n\x05model\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x03(\x02\x12-\n\x08sessions\x18\x05 \x03(\x0b\x32\x1b.evercurrent.v1.UserSession\"\x82\x02\n\x0bLoggedEvent\x12\x15\n\revent_time_us\x18\x01 \x01(\x03\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0b\n\x03seq\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x0b\n\x03ids\x18\x05 \x03(\x03\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x03(\x02\x12\x12\n\x05value\x18\x07 \x01(\x02H\x00\x88\x01\x01\x12\x13\n\x06\x63hoice\x18\x08 \x01(\x03H\x01\x88\x01\x01\x12\x0e\n\x06vector\x18\t \x03(\x02\x12\x12\n\nprediction\x18\n \x03(\x02\x12\x11\n\x04loss\x18\x0b \x01(\x02H\x02\x88\x01\x01\x12\r\n\x05model\x18\x0c \x01(\tB\x08\n\x06_valueB\t\n\x07_choiceB\x07\n\x05_loss\"l\n\x08UserPart\x12*\n\x05state\x18\x01 \x01(\x0b\x32\x19.evercurrent.v1.UserStateH\x00\x12,\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1b.evercurrent.v1.LoggedEventH\x00\x42\x06\n\x04part\"<\n\x12\x45xportUserResponse\x12&\n\x04part\x18\x01 \x01(\x0b\x32\x18.evercurrent.v1.UserPart\"\x13\n\x11GetLatencyRequest\"o\n\x0eLatencySummary\x12\r\n\x05stage\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\x0e\n\x06p50_ms\x18\x03 \x01(\x01\x12\x0e\n\x06p99_ms\x18\x04 \x01(\x01\x12\x0f\n\x07p999_ms\x18\x05 \x01(\x01\x12\x0e\n\x06max_ms\x18\x06 \x01(\x01\"D\n\x12GetLatencyResponse\x12.\n\x06stages\x18\x01 \x03(\x0b\x32\x1e.evercurrent.v1.LatencySummary*u\n\x0bOutcomeKind\x12\x1c\n\x18OUTCOME_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12OUTCOME_KIND_VALUE\x10\x01\x12\x17\n\x13OUTCOME_KIND_CHOICE\x10\x02\x12\x17\n\x13OUTCOME_KIND_VECTOR\x10\x03*W\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fWORKER_STATE_UP\x10\x01\x12\x15\n\x11WORKER_STATE_DOWN\x10\x02\x32\x91\x04\n\x0c\x41\x64minService\x12J\n\x07GetRing\x12\x1e.evercurrent.v1.GetRingRequest\x1a\x1f.evercurrent.v1.GetRingResponse\x12V\n\x0bListWorkers\x12\".evercurrent.v1.ListWorkersRequest\x1a#.evercurrent.v1.ListWorkersResponse\x12\\\n\rDescribeModel\x12$.evercurrent.v1.DescribeModelRequest\x1a%.evercurrent.v1.DescribeModelResponse\x12S\n\nGetLatency\x12!.evercurrent.v1.GetLatencyRequest\x1a\".evercurrent.v1.GetLatencyResponse\x12S\n\nForgetUser\x12!.evercurrent.v1.ForgetUserRequest\x1a\".evercurrent.v1.ForgetUserResponse\x12U\n\nExportUser\x12!.evercurrent.v1.ExportUserRequest\x1a\".evercurrent.v1.ExportUserResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'evercurrent.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOMEKIND']._serialized_start=1216
-  _globals['_OUTCOMEKIND']._serialized_end=1333
-  _globals['_WORKERSTATE']._serialized_start=1335
-  _globals['_WORKERSTATE']._serialized_end=1422
+  _globals['_OUTCOMEKIND']._serialized_start=2164
+  _globals['_OUTCOMEKIND']._serialized_end=2281
+  _globals['_WORKERSTATE']._serialized_start=2283
+  _globals['_WORKERSTATE']._serialized_end=2370
   _globals['_IDFIELD']._serialized_start=46
   _globals['_IDFIELD']._serialized_end=83
   _globals['_MODELDESCRIPTION']._serialized_start=86
@@ -46,21 +46,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETRINGRESPONSE']._serialized_start=474
   _globals['_GETRINGRESPONSE']._serialized_end=645
   _globals['_WORKERINFO']._serialized_start=648
-  _globals['_WORKERINFO']._serialized_end=822
-  _globals['_LISTWORKERSREQUEST']._serialized_start=824
-  _globals['_LISTWORKERSREQUEST']._serialized_end=844
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=846
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=912
-  _globals['_DESCRIBEMODELREQUEST']._serialized_start=914
-  _globals['_DESCRIBEMODELREQUEST']._serialized_end=936
-  _globals['_DESCRIBEMODELRESPONSE']._serialized_start=938
-  _globals['_DESCRIBEMODELRESPONSE']._serialized_end=1010
-  _globals['_GETLATENCYREQUEST']._serialized_start=1012
-  _globals['_GETLATENCYREQUEST']._serialized_end=1031
-  _globals['_LATENCYSUMMARY']._serialized_start=1033
-  _globals['_LATENCYSUMMARY']._serialized_end=1144
-  _globals['_GETLATENCYRESPONSE']._serialized_start=1146
-  _globals['_GETLATENCYRESPONSE']._serialized_end=1214
-  _globals['_ADMINSERVICE']._serialized_start=1425
-  _globals['_ADMINSERVICE']._serialized_end=1782
+  _globals['_WORKERINFO']._serialized_end=929
+  _globals['_LISTWORKERSREQUEST']._serialized_start=931
+  _globals['_LISTWORKERSREQUEST']._serialized_end=951
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=953
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=1019
+  _globals['_DESCRIBEMODELREQUEST']._serialized_start=1021
+  _globals['_DESCRIBEMODELREQUEST']._serialized_end=1043
+  _globals['_DESCRIBEMODELRESPONSE']._serialized_start=1045
+  _globals['_DESCRIBEMODELRESPONSE']._serialized_end=1117
+  _globals['_FORGETUSERREQUEST']._serialized_start=1119
+  _globals['_FORGETUSERREQUEST']._serialized_end=1174
+  _globals['_FORGETUSERRESPONSE']._serialized_start=1176
+  _globals['_FORGETUSERRESPONSE']._serialized_end=1247
+  _globals['_EXPORTUSERREQUEST']._serialized_start=1249
+  _globals['_EXPORTUSERREQUEST']._serialized_end=1304
+  _globals['_USERSESSION']._serialized_start=1306
+  _globals['_USERSESSION']._serialized_end=1392
+  _globals['_USERSTATE']._serialized_start=1395
+  _globals['_USERSTATE']._serialized_end=1525
+  _globals['_LOGGEDEVENT']._serialized_start=1528
+  _globals['_LOGGEDEVENT']._serialized_end=1786
+  _globals['_USERPART']._serialized_start=1788
+  _globals['_USERPART']._serialized_end=1896
+  _globals['_EXPORTUSERRESPONSE']._serialized_start=1898
+  _globals['_EXPORTUSERRESPONSE']._serialized_end=1958
+  _globals['_GETLATENCYREQUEST']._serialized_start=1960
+  _globals['_GETLATENCYREQUEST']._serialized_end=1979
+  _globals['_LATENCYSUMMARY']._serialized_start=1981
+  _globals['_LATENCYSUMMARY']._serialized_end=2092
+  _globals['_GETLATENCYRESPONSE']._serialized_start=2094
+  _globals['_GETLATENCYRESPONSE']._serialized_end=2162
+  _globals['_ADMINSERVICE']._serialized_start=2373
+  _globals['_ADMINSERVICE']._serialized_end=2902
 # @@protoc_insertion_point(module_scope)

@@ -94,7 +94,7 @@ class GetRingResponse(_message.Message):
     def __init__(self, digest: _Optional[str] = ..., num_slots: _Optional[int] = ..., members: _Optional[_Iterable[_Union[RingMember, _Mapping]]] = ..., slots: _Optional[_Iterable[int]] = ..., user_slot: _Optional[int] = ..., user_worker: _Optional[str] = ...) -> None: ...
 
 class WorkerInfo(_message.Message):
-    __slots__ = ("name", "address", "state", "incarnation", "open_sessions", "in_flight_events", "updates")
+    __slots__ = ("name", "address", "state", "incarnation", "open_sessions", "in_flight_events", "updates", "residents", "updates_at_risk", "owned_slots", "segments", "events_dropped")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,11 @@ class WorkerInfo(_message.Message):
     OPEN_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     IN_FLIGHT_EVENTS_FIELD_NUMBER: _ClassVar[int]
     UPDATES_FIELD_NUMBER: _ClassVar[int]
+    RESIDENTS_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_AT_RISK_FIELD_NUMBER: _ClassVar[int]
+    OWNED_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_DROPPED_FIELD_NUMBER: _ClassVar[int]
     name: str
     address: str
     state: WorkerState
@@ -109,7 +114,12 @@ class WorkerInfo(_message.Message):
     open_sessions: int
     in_flight_events: int
     updates: int
-    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[WorkerState, str]] = ..., incarnation: _Optional[str] = ..., open_sessions: _Optional[int] = ..., in_flight_events: _Optional[int] = ..., updates: _Optional[int] = ...) -> None: ...
+    residents: int
+    updates_at_risk: int
+    owned_slots: int
+    segments: int
+    events_dropped: int
+    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[WorkerState, str]] = ..., incarnation: _Optional[str] = ..., open_sessions: _Optional[int] = ..., in_flight_events: _Optional[int] = ..., updates: _Optional[int] = ..., residents: _Optional[int] = ..., updates_at_risk: _Optional[int] = ..., owned_slots: _Optional[int] = ..., segments: _Optional[int] = ..., events_dropped: _Optional[int] = ...) -> None: ...
 
 class ListWorkersRequest(_message.Message):
     __slots__ = ()
@@ -130,6 +140,100 @@ class DescribeModelResponse(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     model: ModelDescription
     def __init__(self, model: _Optional[_Union[ModelDescription, _Mapping]] = ...) -> None: ...
+
+class ForgetUserRequest(_message.Message):
+    __slots__ = ("user_id", "namespace")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    namespace: str
+    def __init__(self, user_id: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
+
+class ForgetUserResponse(_message.Message):
+    __slots__ = ("version", "sessions", "events")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    sessions: int
+    events: int
+    def __init__(self, version: _Optional[int] = ..., sessions: _Optional[int] = ..., events: _Optional[int] = ...) -> None: ...
+
+class ExportUserRequest(_message.Message):
+    __slots__ = ("user_id", "namespace")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    namespace: str
+    def __init__(self, user_id: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
+
+class UserSession(_message.Message):
+    __slots__ = ("session_id", "last_seq", "durable_seq", "lost")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEQ_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_SEQ_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    last_seq: int
+    durable_seq: int
+    lost: int
+    def __init__(self, session_id: _Optional[str] = ..., last_seq: _Optional[int] = ..., durable_seq: _Optional[int] = ..., lost: _Optional[int] = ...) -> None: ...
+
+class UserState(_message.Message):
+    __slots__ = ("version", "durable_version", "model", "state", "sessions")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    durable_version: int
+    model: str
+    state: _containers.RepeatedScalarFieldContainer[float]
+    sessions: _containers.RepeatedCompositeFieldContainer[UserSession]
+    def __init__(self, version: _Optional[int] = ..., durable_version: _Optional[int] = ..., model: _Optional[str] = ..., state: _Optional[_Iterable[float]] = ..., sessions: _Optional[_Iterable[_Union[UserSession, _Mapping]]] = ...) -> None: ...
+
+class LoggedEvent(_message.Message):
+    __slots__ = ("event_time_us", "session_id", "seq", "version", "ids", "features", "value", "choice", "vector", "prediction", "loss", "model")
+    EVENT_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    event_time_us: int
+    session_id: str
+    seq: int
+    version: int
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    features: _containers.RepeatedScalarFieldContainer[float]
+    value: float
+    choice: int
+    vector: _containers.RepeatedScalarFieldContainer[float]
+    prediction: _containers.RepeatedScalarFieldContainer[float]
+    loss: float
+    model: str
+    def __init__(self, event_time_us: _Optional[int] = ..., session_id: _Optional[str] = ..., seq: _Optional[int] = ..., version: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[float]] = ..., value: _Optional[float] = ..., choice: _Optional[int] = ..., vector: _Optional[_Iterable[float]] = ..., prediction: _Optional[_Iterable[float]] = ..., loss: _Optional[float] = ..., model: _Optional[str] = ...) -> None: ...
+
+class UserPart(_message.Message):
+    __slots__ = ("state", "event")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    state: UserState
+    event: LoggedEvent
+    def __init__(self, state: _Optional[_Union[UserState, _Mapping]] = ..., event: _Optional[_Union[LoggedEvent, _Mapping]] = ...) -> None: ...
+
+class ExportUserResponse(_message.Message):
+    __slots__ = ("part",)
+    PART_FIELD_NUMBER: _ClassVar[int]
+    part: UserPart
+    def __init__(self, part: _Optional[_Union[UserPart, _Mapping]] = ...) -> None: ...
 
 class GetLatencyRequest(_message.Message):
     __slots__ = ()

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class AdminServiceStub:
-    """Served by the router. UNAVAILABLE when no worker has been reached yet, where a call needs one.
+    """Served by the router. UNAVAILABLE when no worker has been reached yet, where a call needs one, or when a worker that it
+    needs is not reachable.
     """
 
     def __init__(self, channel):
@@ -55,10 +56,21 @@ class AdminServiceStub:
                 request_serializer=evercurrent_dot_v1_dot_admin__pb2.GetLatencyRequest.SerializeToString,
                 response_deserializer=evercurrent_dot_v1_dot_admin__pb2.GetLatencyResponse.FromString,
                 _registered_method=True)
+        self.ForgetUser = channel.unary_unary(
+                '/evercurrent.v1.AdminService/ForgetUser',
+                request_serializer=evercurrent_dot_v1_dot_admin__pb2.ForgetUserRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_admin__pb2.ForgetUserResponse.FromString,
+                _registered_method=True)
+        self.ExportUser = channel.unary_stream(
+                '/evercurrent.v1.AdminService/ExportUser',
+                request_serializer=evercurrent_dot_v1_dot_admin__pb2.ExportUserRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_admin__pb2.ExportUserResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
-    """Served by the router. UNAVAILABLE when no worker has been reached yet, where a call needs one.
+    """Served by the router. UNAVAILABLE when no worker has been reached yet, where a call needs one, or when a worker that it
+    needs is not reachable.
     """
 
     def GetRing(self, request, context):
@@ -89,6 +101,21 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForgetUser(self, request, context):
+        """Removes a user everywhere: state, sessions, event log; answers when nothing of it can come back. Its streams end. A
+        user that returns starts anew. Idempotent: after an error call it again. ABORTED: the user moved meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportUser(self, request, context):
+        """All that is held of a user: its state first, then what the event log has, in no order; `version` gives it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +139,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=evercurrent_dot_v1_dot_admin__pb2.GetLatencyRequest.FromString,
                     response_serializer=evercurrent_dot_v1_dot_admin__pb2.GetLatencyResponse.SerializeToString,
             ),
+            'ForgetUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetUser,
+                    request_deserializer=evercurrent_dot_v1_dot_admin__pb2.ForgetUserRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_admin__pb2.ForgetUserResponse.SerializeToString,
+            ),
+            'ExportUser': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportUser,
+                    request_deserializer=evercurrent_dot_v1_dot_admin__pb2.ExportUserRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_admin__pb2.ExportUserResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'evercurrent.v1.AdminService', rpc_method_handlers)
@@ -121,7 +158,8 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService:
-    """Served by the router. UNAVAILABLE when no worker has been reached yet, where a call needs one.
+    """Served by the router. UNAVAILABLE when no worker has been reached yet, where a call needs one, or when a worker that it
+    needs is not reachable.
     """
 
     @staticmethod
@@ -222,6 +260,60 @@ class AdminService:
             '/evercurrent.v1.AdminService/GetLatency',
             evercurrent_dot_v1_dot_admin__pb2.GetLatencyRequest.SerializeToString,
             evercurrent_dot_v1_dot_admin__pb2.GetLatencyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evercurrent.v1.AdminService/ForgetUser',
+            evercurrent_dot_v1_dot_admin__pb2.ForgetUserRequest.SerializeToString,
+            evercurrent_dot_v1_dot_admin__pb2.ForgetUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/evercurrent.v1.AdminService/ExportUser',
+            evercurrent_dot_v1_dot_admin__pb2.ExportUserRequest.SerializeToString,
+            evercurrent_dot_v1_dot_admin__pb2.ExportUserResponse.FromString,
             options,
             channel_credentials,
             insecure,

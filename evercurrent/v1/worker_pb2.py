@@ -27,7 +27,7 @@ from evercurrent.v1 import columns_pb2 as evercurrent_dot_v1_dot_columns__pb2
 from evercurrent.v1 import observation_pb2 as evercurrent_dot_v1_dot_observation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65vercurrent/v1/worker.proto\x12\x0e\x65vercurrent.v1\x1a\x1a\x65vercurrent/v1/admin.proto\x1a\x1c\x65vercurrent/v1/columns.proto\x1a evercurrent/v1/observation.proto\"X\n\x08LinkOpen\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0e\n\x06router\x18\x02 \x01(\t\x12\r\n\x05slots\x18\x03 \x01(\r\x12\x13\n\x0bowned_slots\x18\x04 \x03(\r\"u\n\nLinkOpened\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12/\n\x05model\x18\x03 \x01(\x0b\x32 .evercurrent.v1.ModelDescription\x12\x11\n\thas_store\x18\x04 \x01(\x08\"t\n\x0bLinkTagOpen\x12\x0b\n\x03tag\x18\x01 \x01(\r\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x11\n\tnamespace\x18\x04 \x01(\t\x12\x0c\n\x04slot\x18\x05 \x01(\r\x12\x12\n\nwatermarks\x18\x06 \x01(\x08\"\x85\x01\n\rLinkTagOpened\x12\x0b\n\x03tag\x18\x01 \x01(\r\x12\x13\n\x0b\x61pplied_seq\x18\x02 \x01(\x04\x12\x13\n\x0b\x64urable_seq\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12,\n\trejection\x18\x05 \x01(\x0b\x32\x19.evercurrent.v1.Rejection\"{\n\tLinkFrame\x12*\n\x05opens\x18\x01 \x03(\x0b\x32\x1b.evercurrent.v1.LinkTagOpen\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x0c\x12\x32\n\x08refusals\x18\x03 \x03(\x0b\x32 .evercurrent.v1.IndexedRejection\"\xc3\x01\n\x0bLinkResults\x12,\n\x05opens\x18\x01 \x03(\x0b\x32\x1d.evercurrent.v1.LinkTagOpened\x12\x0f\n\x07results\x18\x02 \x01(\x0c\x12\x34\n\nrejections\x18\x03 \x03(\x0b\x32 .evercurrent.v1.IndexedRejection\x12\x12\n\nwatermarks\x18\x04 \x01(\x0c\x12+\n\x05\x65nded\x18\x05 \x03(\x0b\x32\x1c.evercurrent.v1.LinkTagEnded\"I\n\x0cLinkTagEnded\x12\x0b\n\x03tag\x18\x01 \x01(\r\x12,\n\trejection\x18\x02 \x01(\x0b\x32\x19.evercurrent.v1.Rejection\"(\n\tSlotClaim\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\r\n\x05\x63laim\x18\x02 \x01(\t\"O\n\x0eReleaseRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12(\n\x05slots\x18\x02 \x03(\x0b\x32\x19.evercurrent.v1.SlotClaim\"C\n\x0fReleaseResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x0c\x12\x10\n\x08not_held\x18\x02 \x03(\r\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"n\n\x0bLinkRequest\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.evercurrent.v1.LinkOpenH\x00\x12*\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x19.evercurrent.v1.LinkFrameH\x00\x42\t\n\x07request\"v\n\x0cLinkResponse\x12,\n\x06opened\x18\x01 \x01(\x0b\x32\x1a.evercurrent.v1.LinkOpenedH\x00\x12,\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1b.evercurrent.v1.LinkResultsH\x00\x42\n\n\x08response2\xa4\x01\n\rWorkerService\x12\x45\n\x04Link\x12\x1b.evercurrent.v1.LinkRequest\x1a\x1c.evercurrent.v1.LinkResponse(\x01\x30\x01\x12L\n\x07Release\x12\x1e.evercurrent.v1.ReleaseRequest\x1a\x1f.evercurrent.v1.ReleaseResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65vercurrent/v1/worker.proto\x12\x0e\x65vercurrent.v1\x1a\x1a\x65vercurrent/v1/admin.proto\x1a\x1c\x65vercurrent/v1/columns.proto\x1a evercurrent/v1/observation.proto\"X\n\x08LinkOpen\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0e\n\x06router\x18\x02 \x01(\t\x12\r\n\x05slots\x18\x03 \x01(\r\x12\x13\n\x0bowned_slots\x18\x04 \x03(\r\"u\n\nLinkOpened\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12/\n\x05model\x18\x03 \x01(\x0b\x32 .evercurrent.v1.ModelDescription\x12\x11\n\thas_store\x18\x04 \x01(\x08\"t\n\x0bLinkTagOpen\x12\x0b\n\x03tag\x18\x01 \x01(\r\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x11\n\tnamespace\x18\x04 \x01(\t\x12\x0c\n\x04slot\x18\x05 \x01(\r\x12\x12\n\nwatermarks\x18\x06 \x01(\x08\"\x85\x01\n\rLinkTagOpened\x12\x0b\n\x03tag\x18\x01 \x01(\r\x12\x13\n\x0b\x61pplied_seq\x18\x02 \x01(\x04\x12\x13\n\x0b\x64urable_seq\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12,\n\trejection\x18\x05 \x01(\x0b\x32\x19.evercurrent.v1.Rejection\"{\n\tLinkFrame\x12*\n\x05opens\x18\x01 \x03(\x0b\x32\x1b.evercurrent.v1.LinkTagOpen\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x0c\x12\x32\n\x08refusals\x18\x03 \x03(\x0b\x32 .evercurrent.v1.IndexedRejection\"\xf1\x01\n\x0bLinkResults\x12,\n\x05opens\x18\x01 \x03(\x0b\x32\x1d.evercurrent.v1.LinkTagOpened\x12\x0f\n\x07results\x18\x02 \x01(\x0c\x12\x34\n\nrejections\x18\x03 \x03(\x0b\x32 .evercurrent.v1.IndexedRejection\x12\x12\n\nwatermarks\x18\x04 \x01(\x0c\x12+\n\x05\x65nded\x18\x05 \x03(\x0b\x32\x1c.evercurrent.v1.LinkTagEnded\x12,\n\x06status\x18\x06 \x01(\x0b\x32\x1c.evercurrent.v1.WorkerStatus\"y\n\x0cWorkerStatus\x12\x11\n\tresidents\x18\x01 \x01(\x04\x12\x17\n\x0fupdates_at_risk\x18\x02 \x01(\x04\x12\x13\n\x0bowned_slots\x18\x03 \x01(\r\x12\x10\n\x08segments\x18\x04 \x01(\x04\x12\x16\n\x0e\x65vents_dropped\x18\x05 \x01(\x04\"I\n\x0cLinkTagEnded\x12\x0b\n\x03tag\x18\x01 \x01(\r\x12,\n\trejection\x18\x02 \x01(\x0b\x32\x19.evercurrent.v1.Rejection\"(\n\tSlotClaim\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\r\n\x05\x63laim\x18\x02 \x01(\t\"O\n\x0eReleaseRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12(\n\x05slots\x18\x02 \x03(\x0b\x32\x19.evercurrent.v1.SlotClaim\"C\n\x0fReleaseResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x0c\x12\x10\n\x08not_held\x18\x02 \x03(\r\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"F\n\x12\x46orgetStateRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04slot\x18\x03 \x01(\r\"8\n\x13\x46orgetStateResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x10\n\x08sessions\x18\x02 \x01(\r\"9\n\x13\x46orgetEventsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\"&\n\x14\x46orgetEventsResponse\x12\x0e\n\x06\x65vents\x18\x01 \x01(\x04\"\x14\n\x12\x46lushEventsRequest\"\x15\n\x13\x46lushEventsResponse\"C\n\x0fReadUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04slot\x18\x03 \x01(\r\":\n\x10ReadUserResponse\x12&\n\x04part\x18\x01 \x01(\x0b\x32\x18.evercurrent.v1.UserPart\"n\n\x0bLinkRequest\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.evercurrent.v1.LinkOpenH\x00\x12*\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x19.evercurrent.v1.LinkFrameH\x00\x42\t\n\x07request\"v\n\x0cLinkResponse\x12,\n\x06opened\x18\x01 \x01(\x0b\x32\x1a.evercurrent.v1.LinkOpenedH\x00\x12,\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1b.evercurrent.v1.LinkResultsH\x00\x42\n\n\x08response2\x80\x04\n\rWorkerService\x12\x45\n\x04Link\x12\x1b.evercurrent.v1.LinkRequest\x1a\x1c.evercurrent.v1.LinkResponse(\x01\x30\x01\x12L\n\x07Release\x12\x1e.evercurrent.v1.ReleaseRequest\x1a\x1f.evercurrent.v1.ReleaseResponse0\x01\x12V\n\x0b\x46orgetState\x12\".evercurrent.v1.ForgetStateRequest\x1a#.evercurrent.v1.ForgetStateResponse\x12Y\n\x0c\x46orgetEvents\x12#.evercurrent.v1.ForgetEventsRequest\x1a$.evercurrent.v1.ForgetEventsResponse\x12V\n\x0b\x46lushEvents\x12\".evercurrent.v1.FlushEventsRequest\x1a#.evercurrent.v1.FlushEventsResponse\x12O\n\x08ReadUser\x12\x1f.evercurrent.v1.ReadUserRequest\x1a .evercurrent.v1.ReadUserResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,19 +45,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LINKFRAME']._serialized_start=602
   _globals['_LINKFRAME']._serialized_end=725
   _globals['_LINKRESULTS']._serialized_start=728
-  _globals['_LINKRESULTS']._serialized_end=923
-  _globals['_LINKTAGENDED']._serialized_start=925
-  _globals['_LINKTAGENDED']._serialized_end=998
-  _globals['_SLOTCLAIM']._serialized_start=1000
-  _globals['_SLOTCLAIM']._serialized_end=1040
-  _globals['_RELEASEREQUEST']._serialized_start=1042
-  _globals['_RELEASEREQUEST']._serialized_end=1121
-  _globals['_RELEASERESPONSE']._serialized_start=1123
-  _globals['_RELEASERESPONSE']._serialized_end=1190
-  _globals['_LINKREQUEST']._serialized_start=1192
-  _globals['_LINKREQUEST']._serialized_end=1302
-  _globals['_LINKRESPONSE']._serialized_start=1304
-  _globals['_LINKRESPONSE']._serialized_end=1422
-  _globals['_WORKERSERVICE']._serialized_start=1425
-  _globals['_WORKERSERVICE']._serialized_end=1589
+  _globals['_LINKRESULTS']._serialized_end=969
+  _globals['_WORKERSTATUS']._serialized_start=971
+  _globals['_WORKERSTATUS']._serialized_end=1092
+  _globals['_LINKTAGENDED']._serialized_start=1094
+  _globals['_LINKTAGENDED']._serialized_end=1167
+  _globals['_SLOTCLAIM']._serialized_start=1169
+  _globals['_SLOTCLAIM']._serialized_end=1209
+  _globals['_RELEASEREQUEST']._serialized_start=1211
+  _globals['_RELEASEREQUEST']._serialized_end=1290
+  _globals['_RELEASERESPONSE']._serialized_start=1292
+  _globals['_RELEASERESPONSE']._serialized_end=1359
+  _globals['_FORGETSTATEREQUEST']._serialized_start=1361
+  _globals['_FORGETSTATEREQUEST']._serialized_end=1431
+  _globals['_FORGETSTATERESPONSE']._serialized_start=1433
+  _globals['_FORGETSTATERESPONSE']._serialized_end=1489
+  _globals['_FORGETEVENTSREQUEST']._serialized_start=1491
+  _globals['_FORGETEVENTSREQUEST']._serialized_end=1548
+  _globals['_FORGETEVENTSRESPONSE']._serialized_start=1550
+  _globals['_FORGETEVENTSRESPONSE']._serialized_end=1588
+  _globals['_FLUSHEVENTSREQUEST']._serialized_start=1590
+  _globals['_FLUSHEVENTSREQUEST']._serialized_end=1610
+  _globals['_FLUSHEVENTSRESPONSE']._serialized_start=1612
+  _globals['_FLUSHEVENTSRESPONSE']._serialized_end=1633
+  _globals['_READUSERREQUEST']._serialized_start=1635
+  _globals['_READUSERREQUEST']._serialized_end=1702
+  _globals['_READUSERRESPONSE']._serialized_start=1704
+  _globals['_READUSERRESPONSE']._serialized_end=1762
+  _globals['_LINKREQUEST']._serialized_start=1764
+  _globals['_LINKREQUEST']._serialized_end=1874
+  _globals['_LINKRESPONSE']._serialized_start=1876
+  _globals['_LINKRESPONSE']._serialized_end=1994
+  _globals['_WORKERSERVICE']._serialized_start=1997
+  _globals['_WORKERSERVICE']._serialized_end=2509
 # @@protoc_insertion_point(module_scope)

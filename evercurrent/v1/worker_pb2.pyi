@@ -74,18 +74,34 @@ class LinkFrame(_message.Message):
     def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpen, _Mapping]]] = ..., events: _Optional[bytes] = ..., refusals: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ...) -> None: ...
 
 class LinkResults(_message.Message):
-    __slots__ = ("opens", "results", "rejections", "watermarks", "ended")
+    __slots__ = ("opens", "results", "rejections", "watermarks", "ended", "status")
     OPENS_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     REJECTIONS_FIELD_NUMBER: _ClassVar[int]
     WATERMARKS_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
     opens: _containers.RepeatedCompositeFieldContainer[LinkTagOpened]
     results: bytes
     rejections: _containers.RepeatedCompositeFieldContainer[_columns_pb2.IndexedRejection]
     watermarks: bytes
     ended: _containers.RepeatedCompositeFieldContainer[LinkTagEnded]
-    def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpened, _Mapping]]] = ..., results: _Optional[bytes] = ..., rejections: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ..., watermarks: _Optional[bytes] = ..., ended: _Optional[_Iterable[_Union[LinkTagEnded, _Mapping]]] = ...) -> None: ...
+    status: WorkerStatus
+    def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpened, _Mapping]]] = ..., results: _Optional[bytes] = ..., rejections: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ..., watermarks: _Optional[bytes] = ..., ended: _Optional[_Iterable[_Union[LinkTagEnded, _Mapping]]] = ..., status: _Optional[_Union[WorkerStatus, _Mapping]] = ...) -> None: ...
+
+class WorkerStatus(_message.Message):
+    __slots__ = ("residents", "updates_at_risk", "owned_slots", "segments", "events_dropped")
+    RESIDENTS_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_AT_RISK_FIELD_NUMBER: _ClassVar[int]
+    OWNED_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    residents: int
+    updates_at_risk: int
+    owned_slots: int
+    segments: int
+    events_dropped: int
+    def __init__(self, residents: _Optional[int] = ..., updates_at_risk: _Optional[int] = ..., owned_slots: _Optional[int] = ..., segments: _Optional[int] = ..., events_dropped: _Optional[int] = ...) -> None: ...
 
 class LinkTagEnded(_message.Message):
     __slots__ = ("tag", "rejection")
@@ -120,6 +136,62 @@ class ReleaseResponse(_message.Message):
     not_held: _containers.RepeatedScalarFieldContainer[int]
     complete: bool
     def __init__(self, rows: _Optional[bytes] = ..., not_held: _Optional[_Iterable[int]] = ..., complete: _Optional[bool] = ...) -> None: ...
+
+class ForgetStateRequest(_message.Message):
+    __slots__ = ("user_id", "namespace", "slot")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    namespace: str
+    slot: int
+    def __init__(self, user_id: _Optional[str] = ..., namespace: _Optional[str] = ..., slot: _Optional[int] = ...) -> None: ...
+
+class ForgetStateResponse(_message.Message):
+    __slots__ = ("version", "sessions")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    sessions: int
+    def __init__(self, version: _Optional[int] = ..., sessions: _Optional[int] = ...) -> None: ...
+
+class ForgetEventsRequest(_message.Message):
+    __slots__ = ("user_id", "namespace")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    namespace: str
+    def __init__(self, user_id: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
+
+class ForgetEventsResponse(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: int
+    def __init__(self, events: _Optional[int] = ...) -> None: ...
+
+class FlushEventsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FlushEventsResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReadUserRequest(_message.Message):
+    __slots__ = ("user_id", "namespace", "slot")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    namespace: str
+    slot: int
+    def __init__(self, user_id: _Optional[str] = ..., namespace: _Optional[str] = ..., slot: _Optional[int] = ...) -> None: ...
+
+class ReadUserResponse(_message.Message):
+    __slots__ = ("part",)
+    PART_FIELD_NUMBER: _ClassVar[int]
+    part: _admin_pb2.UserPart
+    def __init__(self, part: _Optional[_Union[_admin_pb2.UserPart, _Mapping]] = ...) -> None: ...
 
 class LinkRequest(_message.Message):
     __slots__ = ("open", "frame")

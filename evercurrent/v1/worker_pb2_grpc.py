@@ -45,6 +45,26 @@ class WorkerServiceStub:
                 request_serializer=evercurrent_dot_v1_dot_worker__pb2.ReleaseRequest.SerializeToString,
                 response_deserializer=evercurrent_dot_v1_dot_worker__pb2.ReleaseResponse.FromString,
                 _registered_method=True)
+        self.ForgetState = channel.unary_unary(
+                '/evercurrent.v1.WorkerService/ForgetState',
+                request_serializer=evercurrent_dot_v1_dot_worker__pb2.ForgetStateRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_worker__pb2.ForgetStateResponse.FromString,
+                _registered_method=True)
+        self.ForgetEvents = channel.unary_unary(
+                '/evercurrent.v1.WorkerService/ForgetEvents',
+                request_serializer=evercurrent_dot_v1_dot_worker__pb2.ForgetEventsRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_worker__pb2.ForgetEventsResponse.FromString,
+                _registered_method=True)
+        self.FlushEvents = channel.unary_unary(
+                '/evercurrent.v1.WorkerService/FlushEvents',
+                request_serializer=evercurrent_dot_v1_dot_worker__pb2.FlushEventsRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_worker__pb2.FlushEventsResponse.FromString,
+                _registered_method=True)
+        self.ReadUser = channel.unary_stream(
+                '/evercurrent.v1.WorkerService/ReadUser',
+                request_serializer=evercurrent_dot_v1_dot_worker__pb2.ReadUserRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_worker__pb2.ReadUserResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer:
@@ -68,6 +88,35 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForgetState(self, request, context):
+        """Makes a user's state a tombstone and ends its sessions; answers when that is durable. Idempotent. ABORTED: the user
+        moved meanwhile; ask again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetEvents(self, request, context):
+        """Removes a user from the event log, as far as it is in the store. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FlushEvents(self, request, context):
+        """Writes what of the event log waits in this worker to the store.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadUser(self, request, context):
+        """All that is held of a user, as AdminService.ExportUser.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +129,26 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Release,
                     request_deserializer=evercurrent_dot_v1_dot_worker__pb2.ReleaseRequest.FromString,
                     response_serializer=evercurrent_dot_v1_dot_worker__pb2.ReleaseResponse.SerializeToString,
+            ),
+            'ForgetState': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetState,
+                    request_deserializer=evercurrent_dot_v1_dot_worker__pb2.ForgetStateRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_worker__pb2.ForgetStateResponse.SerializeToString,
+            ),
+            'ForgetEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetEvents,
+                    request_deserializer=evercurrent_dot_v1_dot_worker__pb2.ForgetEventsRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_worker__pb2.ForgetEventsResponse.SerializeToString,
+            ),
+            'FlushEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.FlushEvents,
+                    request_deserializer=evercurrent_dot_v1_dot_worker__pb2.FlushEventsRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_worker__pb2.FlushEventsResponse.SerializeToString,
+            ),
+            'ReadUser': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadUser,
+                    request_deserializer=evercurrent_dot_v1_dot_worker__pb2.ReadUserRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_worker__pb2.ReadUserResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -137,6 +206,114 @@ class WorkerService:
             '/evercurrent.v1.WorkerService/Release',
             evercurrent_dot_v1_dot_worker__pb2.ReleaseRequest.SerializeToString,
             evercurrent_dot_v1_dot_worker__pb2.ReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evercurrent.v1.WorkerService/ForgetState',
+            evercurrent_dot_v1_dot_worker__pb2.ForgetStateRequest.SerializeToString,
+            evercurrent_dot_v1_dot_worker__pb2.ForgetStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evercurrent.v1.WorkerService/ForgetEvents',
+            evercurrent_dot_v1_dot_worker__pb2.ForgetEventsRequest.SerializeToString,
+            evercurrent_dot_v1_dot_worker__pb2.ForgetEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FlushEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evercurrent.v1.WorkerService/FlushEvents',
+            evercurrent_dot_v1_dot_worker__pb2.FlushEventsRequest.SerializeToString,
+            evercurrent_dot_v1_dot_worker__pb2.FlushEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/evercurrent.v1.WorkerService/ReadUser',
+            evercurrent_dot_v1_dot_worker__pb2.ReadUserRequest.SerializeToString,
+            evercurrent_dot_v1_dot_worker__pb2.ReadUserResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,8 @@ LATENCY = {
     "open_loop_p99_ms",
     "echo_open_loop_p99_ms",
     *(f"routed_over_echo_p50{part}" for part in RATIO_PARTS),
+    *(f"routed_sqlite_over_memory_p50{part}" for part in RATIO_PARTS),
+    "open_loop_sqlite_over_memory_p99",
 }
 THROUGHPUT = {
     "num_workers",
@@ -51,6 +53,8 @@ THROUGHPUT = {
     "sessions_256_client_cores",
     *(f"exchange_over_echo{part}" for part in RATIO_PARTS),
     *(f"sessions_256_over_echo{part}" for part in RATIO_PARTS),
+    *(f"exchange_sqlite_over_memory{part}" for part in RATIO_PARTS),
+    *(f"sessions_256_sqlite_over_memory{part}" for part in RATIO_PARTS),
 }
 
 

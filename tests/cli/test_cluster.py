@@ -46,7 +46,7 @@ def taken() -> Iterator[str]:
 
 
 def test_cluster_runs_and_ends() -> None:
-    with run_cluster(num_workers=2) as cluster:
+    with run_cluster(num_workers=2, store="memory:") as cluster:
         pids = cluster.pids
         assert pids.keys() == {"router-0", "worker-0", "worker-1"}
         assert cluster.workers.keys() == {"worker-0", "worker-1"}
@@ -64,7 +64,7 @@ def test_cluster_runs_and_ends() -> None:
 def test_a_child_that_does_not_start_is_named_with_its_last_words() -> None:
     with (
         pytest.raises(ClusterError, match=r"(?s)worker-0 ended with exit code 1:.*no-such-model"),
-        run_cluster(num_workers=1, model="no-such-model"),
+        run_cluster(num_workers=1, model="no-such-model", store="memory:"),
     ):
         pass
 
@@ -72,12 +72,12 @@ def test_a_child_that_does_not_start_is_named_with_its_last_words() -> None:
 def test_a_taken_port_of_the_router_is_named(taken: str) -> None:
     with (
         pytest.raises(ClusterError, match=rf"(?s)router-0 ended with exit code 1:.*{taken}"),
-        run_cluster(num_workers=1, router_address=taken),
+        run_cluster(num_workers=1, router_address=taken, store="memory:"),
     ):
         pass
 
 
-@pytest.mark.parametrize("command", [["worker"], ["router", "--workers", "worker-0=127.0.0.1:1"]])
+@pytest.mark.parametrize("command", [["worker", "--store", "memory:"], ["router", "--workers", "worker-0=127.0.0.1:1"]])
 def test_a_taken_port_is_said_and_fails(command: list[str], taken: str) -> None:
     ended = run(*command, "--address", taken)
     assert ended.returncode == 1
@@ -87,7 +87,7 @@ def test_a_taken_port_is_said_and_fails(command: list[str], taken: str) -> None:
 
 
 def test_a_worker_that_dies_is_told_by_wait() -> None:
-    with run_cluster(num_workers=2) as cluster:
+    with run_cluster(num_workers=2, store="memory:") as cluster:
         os.kill(cluster.pids["worker-1"], signal.SIGKILL)
         ended = cluster.wait()
         assert ended.ending().startswith("worker-1 ended with exit code -9")
@@ -97,7 +97,10 @@ def test_a_worker_that_dies_is_told_by_wait() -> None:
 def start_up(*arguments: str) -> tuple[subprocess.Popen[str], str]:
     """`evercurrent up`, up, and what it said."""
     up = subprocess.Popen(
-        [*CLI, "up", "--address", "127.0.0.1:0", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*CLI, "up", "--address", "127.0.0.1:0", "--store", "memory:", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert up.stdout is not None
     greeting = ""

@@ -64,7 +64,7 @@ def log() -> EventLog:
 
 async def test_served_predictions_are_those_of_the_model(log: EventLog) -> None:
     tally = Tally.of(len(log))
-    with run_cluster(num_workers=2) as cluster:
+    with run_cluster(num_workers=2, store="memory:") as cluster:
         await stream_learners(cluster.address, log, tally, num_lanes=5)
     assert (tally.num_applied, tally.num_rejected, tally.num_lost, tally.broken) == (len(log), 0, 0, [])
     expected = replay(load_model("knowledge-tracing"), log).continuous_N
@@ -73,7 +73,7 @@ async def test_served_predictions_are_those_of_the_model(log: EventLog) -> None:
 
 async def test_learners_of_a_dead_worker_break_and_the_others_go_on(log: EventLog) -> None:
     tally = Tally.of(len(log))
-    with run_cluster(num_workers=2) as cluster:
+    with run_cluster(num_workers=2, store="memory:") as cluster:
         os.kill(cluster.pids["worker-1"], signal.SIGKILL)
         assert cluster.wait().name == "worker-1"
         await stream_learners(cluster.address, log, tally)

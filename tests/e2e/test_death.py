@@ -1,4 +1,4 @@
-"""A worker is killed: its users are told, the others notice nothing, and when it is back they are served again."""
+"""A worker is killed: its users are told, the others notice nothing, and when it is back they go on."""
 
 from __future__ import annotations
 
@@ -29,9 +29,14 @@ SEARCH_PATH = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
+def store(tmp_path: Path) -> str:
+    return f"sqlite:{tmp_path}/store.db"
+
+
+@pytest.fixture
+def cluster(store: str) -> Iterator[Cluster]:
     """A router and two workers, processes of their own."""
-    with run_cluster(num_workers=2, model=MODEL, search_path=SEARCH_PATH) as running:
+    with run_cluster(num_workers=2, model=MODEL, search_path=SEARCH_PATH, store=store) as running:
         yield running
 
 
@@ -44,11 +49,11 @@ async def service_of(cluster: Cluster) -> AsyncIterator[Service]:
 
 
 @asynccontextmanager
-async def restarted(cluster: Cluster, name: str) -> AsyncIterator[None]:
+async def restarted(cluster: Cluster, name: str, store: str) -> AsyncIterator[None]:
     """The worker, again at its address."""
     command = [sys.executable, "-P", "-m", "evercurrent.cli", "worker", f"--name={name}", f"--model={MODEL}"]
     process = await asyncio.create_subprocess_exec(
-        *(*command, f"--address={cluster.workers[name]}", f"--search-path={SEARCH_PATH}"),
+        *(*command, f"--address={cluster.workers[name]}", f"--search-path={SEARCH_PATH}", f"--store={store}"),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
@@ -70,15 +75,17 @@ async def until_state(service: Service, name: str, state: admin_pb2.WorkerState)
             return
 
 
-async def test_a_killed_worker_is_told_to_its_users_alone_and_comes_back(cluster: Cluster) -> None:
+async def test_a_killed_worker_is_told_to_its_users_alone_and_comes_back(cluster: Cluster, store: str) -> None:
     async with service_of(cluster) as service:
         lost_user, kept_user = service.user_of_worker("worker-1"), service.user_of_worker("worker-0")
-        lost, kept = await Conversation.opened(service, lost_user), await Conversation.opened(service, kept_user)
+        lost = await Conversation.opened(service, lost_user, wait_durable=True)
+        kept = await Conversation.opened(service, kept_user)
         frames = await Frames.opened(service, lost=f"{lost_user}", kept=f"{kept_user}")
         await frames.send(columns((0, 1), (1, 1)))
         await frames.answers(2)
         for conversation in (lost, kept):
             assert (await conversation.observe(1)).version == 2
+        assert (await lost.reply()).watermark.durable_seq == 1
 
         os.kill(cluster.pids["worker-1"], signal.SIGKILL)
         assert await lost.ended() == (grpc.StatusCode.UNAVAILABLE, "worker-1 was lost")
@@ -98,12 +105,12 @@ async def test_a_killed_worker_is_told_to_its_users_alone_and_comes_back(cluster
         )
         assert details_of(error)["RetryInfo"].retry_delay.ToMilliseconds() > 0
 
-        async with restarted(cluster, "worker-1"):
+        async with restarted(cluster, "worker-1", store):
             await until_state(service, "worker-1", admin_pb2.WORKER_STATE_UP)
             again = await Conversation.opened(service, lost_user)
-            assert (await again.observe(1)).version == 1
+            assert (await again.observe(1)).version == 3
             await frames.send(columns((0, 1)), [TagOpen(tag=0, user_id=lost_user)])
-            assert [one.version for one in await frames.answers(1)] == [2]
+            assert [one.version for one in await frames.answers(1)] == [4]
             assert await again.finish() == await kept.finish() == await frames.finish() == []
             await until_state(service, "worker-1", admin_pb2.WORKER_STATE_UP)
         await until_state(service, "worker-1", admin_pb2.WORKER_STATE_DOWN)

@@ -135,7 +135,7 @@ async def test_frames_above_their_bounds_are_rejected() -> None:
             assert (refusal.reason, refusal.field) == (pb.REASON_TOO_LARGE, field)
         await frames.send(columns((0, 1)), [TagOpen(tag=0, user_id="ann")])
         assert [one.status for one in await frames.finish()] == [pb.STATUS_APPLIED]
-        assert list(service.engines["worker-0"].slab) == ["\0ann"]
+        assert list(service.engines[0].slab) == ["\0ann"]
 
 
 async def test_messages_that_do_not_belong_are_rejected_and_the_stream_goes_on(service: Service) -> None:
@@ -162,7 +162,6 @@ async def test_bytes_that_are_no_message_are_rejected(service: Service) -> None:
     [
         ({"model": "chess"}, "open.model", grpc.StatusCode.INVALID_ARGUMENT),
         ({"namespace": "n" * 65}, "open.namespace", grpc.StatusCode.INVALID_ARGUMENT),
-        ({"wait_durable": True}, "open.wait_durable", grpc.StatusCode.FAILED_PRECONDITION),
     ],
 )
 async def test_a_bad_open_ends_the_stream_by_name(

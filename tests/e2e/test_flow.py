@@ -13,13 +13,13 @@ from evercurrent.settings import RouterSettings
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import EVENT_KIND_QUERY
 from evercurrent.v1.session_pb2 import ObserveRequest, TagOpen
+from persistence.memory import MemoryStore
 from router.exchange_stream import ExchangeStream
 from router.requests import CANDIDATES_MAX
 from router.session_stream import SessionStream
 from tests.e2e.conversation import Conversation, Frames, columns, observation, query
-from tests.servers import RESIDENTS_MAX, Service, running_router, running_service, running_worker
+from tests.servers import Service, running_router, running_service, running_worker
 from tests.toys import Counting, Wide
-from worker.engine import Engine
 
 NUM_ABORTED = 1000
 AT_ONCE = 100
@@ -35,7 +35,7 @@ def is_clean(service: Service) -> bool:
         and all(link.num_in_flight == 0 for link in service.core.links)
         and all(
             engine.num_tags == 0 and engine.num_waiting == 0 and not engine.slab.num_tags.any()
-            for engine in service.engines.values()
+            for engine in service.engines
         )
     )
 
@@ -84,7 +84,7 @@ async def test_a_thousand_aborted_streams_leave_nothing(service: Service, caplog
             *(abort_exchange(service, number) for number in numbers),
         )
     await service.until(lambda: is_clean(service))
-    for engine in service.engines.values():
+    for engine in service.engines:
         learned = [key for key in engine.slab if engine.slab.version[engine.slab.find(key)] > 0]
         assert sorted(engine.slab) == sorted(learned)
     assert service.row_bytes("session-0") == b""
@@ -141,7 +141,7 @@ async def test_who_goes_while_written_to_leaves_nothing_but_a_line(caplog: pytes
         for conversation in going:
             for number in range(50):
                 await conversation.send(query=query(number, 2))
-        await service.until(lambda: not service.engines["worker-0"].num_waiting)
+        await service.until(lambda: not service.engines[0].num_waiting)
         for conversation in going:
             conversation.call.cancel()
         await service.until(lambda: is_clean(service))
@@ -185,19 +185,19 @@ async def test_one_tags_events_leave_room_for_others() -> None:
 
 
 async def test_a_router_that_goes_closes_what_it_had_open() -> None:
-    engine = Engine(Counting().requires_grad_(False), RESIDENTS_MAX, 1024, lambda: 0)
-    async with running_worker(engine, "worker-0") as worker_address:
+    async with running_worker("worker-0", Counting(), MemoryStore()) as worker:
+        engine = worker.incarnation.engine
         async with (
-            running_router({"worker-0": worker_address}, RouterSettings()) as (address, core),
+            running_router({"worker-0": worker.address}, RouterSettings()) as (address, core),
             grpc.aio.insecure_channel(address) as channel,
         ):
-            service = Service(address, core, {"worker-0": engine}, channel)
+            service = Service(address, core, {"worker-0": worker}, channel)
             streams = [await Conversation.opened(service, f"user-{number}") for number in range(20)]
             await streams[0].observe(1)
             core.stop()
             for stream in streams:
                 assert await stream.ended() == (grpc.StatusCode.UNAVAILABLE, "the router is stopping")
-        async with grpc.aio.insecure_channel(worker_address) as channel:
+        async with grpc.aio.insecure_channel(worker.address) as channel:
             health = health_pb2_grpc.HealthStub(channel)
             while engine.num_tags or engine.slab.num_tags.any():
                 await health.Check(health_pb2.HealthCheckRequest())

@@ -118,7 +118,6 @@ BAD_OPENS: dict[str, tuple[dict[str, Any], str, grpc.StatusCode]] = {
     "long namespace": ({"namespace": "n" * 65}, "open.namespace", grpc.StatusCode.INVALID_ARGUMENT),
     "NUL in namespace": ({"namespace": "a\0b"}, "open.namespace", grpc.StatusCode.INVALID_ARGUMENT),
     "no ULID": ({"session_id": "Z" * 26}, "open.session_id", grpc.StatusCode.INVALID_ARGUMENT),
-    "durability": ({"wait_durable": True}, "open.wait_durable", grpc.StatusCode.FAILED_PRECONDITION),
 }
 
 

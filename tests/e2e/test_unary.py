@@ -137,11 +137,6 @@ BAD_OBSERVES: dict[str, tuple[ObserveRequest, str, grpc.StatusCode]] = {
         "observation.",
         grpc.StatusCode.INTERNAL,
     ),
-    "durable": (
-        ObserveRequest(user_id="ann", observation=observation(), wait_for=pb.WAIT_FOR_DURABLE),
-        "wait_for",
-        grpc.StatusCode.FAILED_PRECONDITION,
-    ),
 }
 
 
@@ -153,7 +148,7 @@ async def test_a_bad_observe_is_refused_by_name(
     assert error.code() == code
     assert details_of(error)["ErrorInfo"].metadata["field"].startswith(field)
     await service.until(lambda: len(service.core.sessions) == service.core.num_feeds == 0)
-    assert all(len(engine.slab) == 0 for engine in service.engines.values())
+    assert all(len(engine.slab) == 0 for engine in service.engines)
 
 
 async def test_a_bad_predict_names_its_candidate(service: Service) -> None:
@@ -175,6 +170,7 @@ async def test_the_guards_refusal_is_a_result(service: Service) -> None:
 async def test_a_full_worker_refuses_new_users_and_serves_its_residents() -> None:
     async with running_service(residents_max=2) as service:
         for user in ("ann", "bob"):
+            await Conversation.opened(service, user)
             await service.sessions.Observe(ObserveRequest(user_id=user, observation=observation()))
         request = ObserveRequest(user_id="cid", observation=observation())
         error = await refusal(service.sessions.Observe(request))
@@ -187,7 +183,7 @@ async def test_a_full_worker_refuses_new_users_and_serves_its_residents() -> Non
         assert (await ended.ended())[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
         again = await service.sessions.Observe(ObserveRequest(user_id="ann", observation=observation()))
         assert again.result.version == 2
-        await service.until(lambda: len(service.core.sessions) == service.core.num_feeds == 0)
+        await service.until(lambda: len(service.core.sessions) == service.core.num_feeds == 2)
 
 
 async def test_the_answer_to_a_refused_user_reaches_nobody_else() -> None:

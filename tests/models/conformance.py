@@ -69,7 +69,8 @@ def check_nothing_is_mutated(model: Model, seed: int) -> None:
     model.update(state_BD, batch)
     now = (state_BD, *_parts(batch), *model.state_dict().values())
     assert all(torch.equal(before, after) for before, after in zip(kept, now, strict=True))
-    assert model.initial_state().data_ptr() != model.initial_state().data_ptr(), "each user needs a row of its own"
+    one, other = model.initial_state(), model.initial_state()
+    assert one.data_ptr() != other.data_ptr(), "each user needs a row of its own"
 
 
 def check_predict_is_blind(model: Model, seed: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from bench.s3 import StandIn, run_stand_in
 from tests.persistence import servers
 from tests.persistence.servers import Server
 
@@ -32,6 +33,12 @@ def prefix() -> str:
 def moto() -> Iterator[Server]:
     with servers.moto() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def stand_in() -> Iterator[StandIn]:
+    with run_stand_in(seed=1) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.s3 import StandIn
 from persistence import Etag, ObjectStore, Stored, StoreThread, list_all, open_store, probe
 from persistence.store import BODY_BYTES_MAX, KEY_BYTES_MAX, PAGE_KEYS_MAX
 from tests.persistence.servers import Server
@@ -32,13 +33,15 @@ SORTED_KEYS = [
 MANY = PAGE_KEYS_MAX + 5
 
 
-@pytest.fixture(params=["memory", "memory on a thread", "sqlite", "sqlite on a thread", "moto", "seaweedfs"])
+@pytest.fixture(
+    params=["memory", "memory on a thread", "sqlite", "sqlite on a thread", "moto", "stand_in", "seaweedfs"]
+)
 async def store(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> AsyncIterator[ObjectStore]:
     """An empty store of each kind."""
     name, _, on_thread = request.param.partition(" ")
     url = {"memory": "memory:", "sqlite": f"sqlite:{tmp_path / 'store.db'}"}.get(name)
     if url is None:
-        server: Server = request.getfixturevalue(name)
+        server: Server | StandIn = request.getfixturevalue(name)
         url = server.url(prefix, attempt_timeout_s=40, timeout_s=50)
     opening = StoreThread(lambda: open_store(url)) if on_thread else open_store(url)
     async with opening as store:

@@ -18,8 +18,8 @@ from tests.sim.run import BrokenInvariantError, Feed, simulate
 from tests.sim.world import TIMING, World
 from worker.claims import Claims
 from worker.flows import Delete, Effect, Flow, PutIfMatch, Signal, Wait, insist
-from worker.owner import Fenced
 from worker.journal import Journal
+from worker.owner import Fenced
 from worker.reading import JournalReader, Newest, read_journal, seal
 from worker.residency import Residency, _Burial
 from worker.residents import Gathered, Indices, Mask, Residents

@@ -14,27 +14,33 @@ from ulid import ULID
 
 from evercurrent.errors import Refused
 from evercurrent.model import Batch, Model
+from evercurrent.slots import NUM_SLOTS
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import (
     EVENT_KIND_CLOSE,
     EVENT_KIND_OBSERVATION,
     EVENT_KIND_QUERY,
     EVENT_KIND_REFUSED,
+    EVENT_KIND_SKIP,
     IndexedRejection,
 )
 from evercurrent.v1.worker_pb2 import LinkTagOpen, LinkTagOpened
 from evercurrent.wire import Event
 from tests.toys import HUGE_GRADIENT, HUGE_STATE, NAN_LOSS, RAISE, Choosing, Counting, Following
+from tests.worker.playing import Played
 from worker.engine import Engine
+from worker.residents import DIRTY
 from worker.sessions import SESSIONS_PER_USER
 
 
-def new_engine(model: Model | None = None, residents_max: int = 100, batch_max: int = 64) -> Engine:
-    return Engine((model or Counting()).requires_grad_(False), residents_max, batch_max, itertools.count().__next__)
+def new_engine(model: Model | None = None, residents_max: int = 100, batch_max: int = 64) -> Played:
+    return Played(model or Counting(), residents_max, batch_max, itertools.count().__next__)
 
 
 def open_tag(engine: Engine, link: int, tag: int, user: str, session_id: str = "") -> LinkTagOpened:
-    return engine.open(link, LinkTagOpen(tag=tag, user_id=user, session_id=session_id), user)
+    opened = engine.open(link, LinkTagOpen(tag=tag, user_id=user, session_id=session_id), user)
+    assert opened is not None
+    return opened
 
 
 def event(
@@ -270,3 +276,158 @@ def test_choices_and_vectors_are_learned_from() -> None:
         np.testing.assert_allclose(many[at].reshape(3, 2), expected, rtol=1e-5)
         lone = updated(Following(), vector[at]._replace(tag=0))
         np.testing.assert_allclose(lone[0], many[at], rtol=1e-5)
+
+
+def open_later(engine: Played, link: int, tag: int, user: str, session_id: str = "") -> None:
+    """Open a tag of a user who is not here yet."""
+    engine.host.away.add(user)
+    assert engine.open(link, LinkTagOpen(tag=tag, user_id=user, session_id=session_id), user) is None
+
+
+def test_events_of_a_user_on_the_way_wait_and_hold_up_nobody() -> None:
+    engine = new_engine()
+    link = engine.open_link()
+    open_later(engine, link, 0, "ann", str(ULID.from_int(1)))
+    open_tag(engine, link, 1, "bob")
+    receive(engine, link, event(0, 1), event(1), event(0, 2))
+    receive(engine, link, event(0, 3))
+    assert [int(record["tag"]) for _, record, _ in drain(engine)] == [1]
+    engine.host.away.clear()
+    engine.user_ready("ann")
+    assert [(at, answer.tag) for at, answer in engine.told.opened_tags] == [(link, 0)]
+    found = [record for _, record, _ in drain(engine)]
+    assert [int(record["seq"]) for record in found] == [1, 2, 3]
+    assert all(record["status"] == pb.STATUS_APPLIED and record["hydrate_us"] > 0 for record in found)
+    receive(engine, link, event(0, 4))
+    assert [int(record["hydrate_us"]) for _, record, _ in drain(engine)] == [0]
+
+
+def test_a_close_that_came_before_the_user_is_done_after_the_events() -> None:
+    engine = new_engine()
+    link = engine.open_link()
+    open_later(engine, link, 0, "ann")
+    receive(engine, link, event(0), event(0, kind=EVENT_KIND_CLOSE))
+    engine.host.away.clear()
+    engine.user_ready("ann")
+    assert [int(record["status"]) for _, record, _ in drain(engine)] == [pb.STATUS_APPLIED, pb.STATUS_CLOSED]
+    assert engine.num_tags == 0
+    open_tag(engine, link, 0, "bob")
+
+
+def test_who_cannot_come_is_refused_and_its_events_name_nothing() -> None:
+    engine = new_engine()
+    link = engine.open_link()
+    open_later(engine, link, 0, "ann")
+    refusals = [IndexedRejection(index=0, rejection=pb.Rejection(reason=pb.REASON_IDS_COUNT))]
+    packed = engine.layout.events(engine.layout.pack(event(0, kind=EVENT_KIND_REFUSED)))
+    engine.receive(link, packed, refusals)
+    receive(engine, link, event(0), event(0, kind=EVENT_KIND_CLOSE))
+    engine.user_refused("ann", pb.Rejection(reason=pb.REASON_UNAVAILABLE))
+    assert engine.told.opened_tags[0][1].rejection.reason == pb.REASON_UNAVAILABLE
+    assert [reason for _, _, reason in drain(engine)] == [pb.REASON_IDS_COUNT, pb.REASON_TAG, 0]
+    open_tag(engine, link, 0, "bob")
+
+
+def test_slots_bring_their_own_users_and_refuse_their_own() -> None:
+    engine = new_engine()
+    link = engine.open_link()
+    for tag, user in enumerate(("ann", "bob", "cid")):
+        engine.host.away.add(user)
+        assert engine.open(link, LinkTagOpen(tag=tag, user_id=user, slot=tag), user) is None
+    called: list[int | pb.Rejection] = []
+    engine.call("cid", 2, called.append)
+    engine.host.away.clear()
+    engine.slots_ready([0, 2])
+    assert [answer.tag for _, answer in engine.told.opened_tags] == [0, 2]
+    assert called == [engine.slab.find("cid")]
+    engine.slots_refused([1], pb.Rejection(reason=pb.REASON_NOT_OWNER))
+    assert engine.told.opened_tags[-1][1].rejection.reason == pb.REASON_NOT_OWNER
+    assert engine.num_arrivals == 0
+
+
+def test_a_link_that_ends_takes_what_waits_with_it() -> None:
+    engine = new_engine()
+    link, other = engine.open_link(), engine.open_link()
+    open_later(engine, link, 0, "ann")
+    open_later(engine, other, 0, "ann")
+    receive(engine, link, event(0))
+    engine.close_link(link)
+    assert engine.num_arrivals == 1
+    engine.host.away.clear()
+    engine.user_ready("ann")
+    assert [at for at, _ in engine.told.opened_tags] == [other]
+    assert drain(engine) == []
+
+
+@pytest.mark.parametrize("is_stepped", [False, True])
+def test_tags_of_slots_that_are_lost_end_and_what_waits_of_them_is_dropped(is_stepped: bool) -> None:
+    engine = new_engine()
+    link, other = engine.open_link(), engine.open_link()
+    for tag, user in enumerate(("ann", "bob")):
+        assert engine.open(link, LinkTagOpen(tag=tag, user_id=user, slot=tag), user) is not None
+        assert engine.open(other, LinkTagOpen(tag=tag, user_id=user, slot=tag), user) is not None
+    receive(engine, link, event(0), event(1), event(0), event(0, kind=EVENT_KIND_CLOSE))
+    if is_stepped:
+        engine.step()
+    slots = np.zeros(NUM_SLOTS, np.bool_)
+    slots[0] = True
+    engine.slots_lost(slots, pb.Rejection(reason=pb.REASON_NOT_OWNER))
+    assert sorted(engine.told.ended_tags) == [(link, 0, pb.REASON_NOT_OWNER), (other, 0, pb.REASON_NOT_OWNER)]
+    assert engine.told.num_dropped == (2 if is_stepped else 3)
+    row = engine.slab.find("ann")
+    assert row is not None
+    assert engine.slab.num_tags[row] == 0
+    late = engine.layout.events(engine.layout.pack(event(0)))
+    assert engine.receive(link, late, ()) == 1
+    assert [int(record["tag"]) for _, record, _ in drain(engine)] == ([] if is_stepped else [1])
+    open_tag(engine, link, 0, "cid")
+    receive(engine, link, event(0))
+    assert [reason for _, _, reason in drain(engine)] == [0]
+
+
+def test_watermarks_reach_those_who_asked_and_only_when_they_move() -> None:
+    engine = new_engine()
+    link = engine.open_link()
+    session_id = str(ULID.from_int(1))
+    asked = LinkTagOpen(tag=0, user_id="ann", session_id=session_id, watermarks=True)
+    assert engine.open(link, asked, "ann") is not None
+    assert engine.open(link, LinkTagOpen(tag=1, user_id="ann", watermarks=True), "ann") is not None
+    open_tag(engine, link, 2, "ann", session_id)
+    receive(engine, link, event(0, 1), event(1))
+    drain(engine)
+    row = engine.slab.find("ann")
+    assert row is not None
+    rows = np.array([row], np.intp)
+    engine.durable(rows)
+    assert engine.told.watermarks == []
+    engine.sessions.durable_seq[engine.sessions.of(row)] = 1
+    engine.residents.durable_version[row] = 2
+    engine.durable(rows)
+    engine.durable(rows)
+    assert engine.told.watermarks == [(link, 0, 1), (link, 1, 2)]
+    receive(engine, link, event(0, kind=EVENT_KIND_CLOSE), event(1, kind=EVENT_KIND_CLOSE))
+    drain(engine)
+    engine.residents.durable_version[row] = 3
+    engine.durable(rows)
+    assert len(engine.told.watermarks) == 2
+
+
+def test_what_is_consumed_is_to_be_journaled() -> None:
+    def dirty_after(*events: Event) -> bool:
+        engine = new_engine()
+        link = engine.open_link()
+        open_tag(engine, link, 0, "ann", str(ULID.from_int(1)))
+        open_tag(engine, link, 1, "bob")
+        receive(engine, link, *events)
+        drain(engine)
+        row = engine.slab.find("ann")
+        assert row is not None
+        return bool(engine.residents.dirty[row] == DIRTY)
+
+    assert dirty_after(event(0, 1))
+    assert dirty_after(event(0, 1), event(1))
+    assert dirty_after(event(0, 1, deed=NAN_LOSS))
+    assert dirty_after(event(0, 1, deed=99))
+    assert dirty_after(event(0, 5, kind=EVENT_KIND_SKIP))
+    assert not dirty_after(event(0, 2))
+    assert not dirty_after(event(0, kind=EVENT_KIND_QUERY))

@@ -31,8 +31,8 @@ from evercurrent.v1.columns_pb2 import (
 from evercurrent.v1.worker_pb2 import LinkTagOpen
 from evercurrent.wire import Event
 from tests.toys import NUM_DEEDS, Counting
+from tests.worker.playing import Played
 from tests.worker.twin import Twin, TwinEvent, TwinResult
-from worker.engine import Engine
 
 TOLERANCE = 1e-5
 SESSIONS = [str(ULID.from_int(1000 + number)) for number in range(3)]
@@ -133,7 +133,7 @@ class Harness:
 
     def __init__(self, batch_max: int) -> None:
         # Every look at the clock is a microsecond later: a timeout of 1 has always passed when the step begins.
-        self.engine = Engine(Counting().requires_grad_(False), 100, batch_max, itertools.count(1).__next__)
+        self.engine = Played(Counting(), 100, batch_max, itertools.count(1).__next__)
         self.twin = Twin()
         self.links = [self.engine.open_link() for _ in range(NUM_LINKS)]
         self.given: dict[tuple[int, int], list[tuple[np.void, pb.Rejection | None]]] = defaultdict(list)
@@ -146,6 +146,7 @@ class Harness:
         request = LinkTagOpen(tag=feed.tag, user_id=feed.user, session_id=feed.session, slot=slot_of(feed.user))
         opened = self.engine.open(self.links[feed.link], request, feed.user)
         user = self.twin.user(feed.user)
+        assert opened is not None
         assert not opened.HasField("rejection")
         assert (opened.applied_seq, opened.version) == (user.last_seq.get(feed.session, 0), user.version)
 

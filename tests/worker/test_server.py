@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from evercurrent.settings import WorkerSettings
+from evercurrent.settings import SettingsError, WorkerSettings
 from worker.server import residents_within
 
 
 @pytest.mark.parametrize(
     ("residents_max", "resident_bytes_max", "expected"),
-    [(10, 1_000_000, 10), (1000, 400, 10), (1000, 439, 10), (1000, 440, 11), (1, 40, 1)],
+    [(10, 1_000_000, 10), (1000, 4400, 10), (1000, 4839, 10), (1000, 4840, 11), (1, 440, 1)],
 )
 def test_the_tighter_bound_holds(residents_max: int, resident_bytes_max: int, expected: int) -> None:
     settings = WorkerSettings(residents_max=residents_max, resident_bytes_max=resident_bytes_max)
@@ -18,5 +18,5 @@ def test_the_tighter_bound_holds(residents_max: int, resident_bytes_max: int, ex
 
 
 def test_a_bound_below_one_users_state_is_named() -> None:
-    with pytest.raises(ValueError, match="40 bytes, above resident_bytes_max 39"):
-        residents_within(WorkerSettings(resident_bytes_max=39), state_width=10)
+    with pytest.raises(SettingsError, match="440 bytes, above resident_bytes_max 439"):
+        residents_within(WorkerSettings(resident_bytes_max=439), state_width=10)

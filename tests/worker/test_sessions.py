@@ -22,6 +22,7 @@ class Known:
     """What the twin knows of a session."""
 
     last_seq: int = 0
+    durable_seq: int = 0
     num_feeds: int = 0
     entry: int = UNSEQUENCED
 
@@ -35,7 +36,7 @@ class User:
 
 
 class SessionLogMachine(RuleBasedStateMachine):
-    """Opens, closes, consumes and drops, in any order."""
+    """Opens, closes, consumes, makes durable and drops, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,9 +48,13 @@ class SessionLogMachine(RuleBasedStateMachine):
         user = self.users[row]
         known = user.sessions.get(session_id)
         if known is None:
-            unfed = [other for other, facts in user.sessions.items() if not facts.num_feeds]
+            done = [
+                other
+                for other, facts in user.sessions.items()
+                if not facts.num_feeds and facts.durable_seq == facts.last_seq
+            ]
             full = len(user.sessions) == SESSIONS_PER_USER
-            if session_id <= user.floor or (full and not unfed):
+            if session_id <= user.floor or (full and not done):
                 with pytest.raises(Refused) as caught:
                     self.log.open(row, session_id)
                 forgotten = session_id <= user.floor
@@ -57,8 +62,8 @@ class SessionLogMachine(RuleBasedStateMachine):
                 assert caught.value.rejection.reason == expected
                 return
             if full:
-                del user.sessions[min(unfed)]
-                user.floor = max(user.floor, min(unfed))
+                del user.sessions[min(done)]
+                user.floor = max(user.floor, min(done))
             known = user.sessions[session_id] = Known()
         known.num_feeds += 1
         known.entry = self.log.open(row, session_id)
@@ -74,6 +79,12 @@ class SessionLogMachine(RuleBasedStateMachine):
         known = data.draw(st.sampled_from(self.fed()))
         known.last_seq += 1
         self.log.last_seq[known.entry] += 1
+
+    @rule(row=st.integers(0, NUM_ROWS - 1))
+    def make_durable(self, row: int) -> None:
+        for known in self.users[row].sessions.values():
+            known.durable_seq = known.last_seq
+            self.log.durable_seq[known.entry] = known.last_seq
 
     @precondition(lambda self: self.fed())
     @rule(data=st.data())
@@ -104,7 +115,7 @@ TestSessionLog.settings = settings(max_examples=60, stateful_step_count=60, dead
 def test_the_oldest_unfed_session_makes_room_and_is_not_started_anew() -> None:
     log = SessionLog(2)
     entries = {number: log.open(1, number) for number in range(1, SESSIONS_PER_USER + 1)}
-    with pytest.raises(Refused, match="16 open sessions"):
+    with pytest.raises(Refused, match="16 sessions is open or not durable yet"):
         log.open(1, 100)
     log.close(entries[2])
     log.close(entries[5])
@@ -115,6 +126,19 @@ def test_the_oldest_unfed_session_makes_room_and_is_not_started_anew() -> None:
     log.open(1, 101)
     with pytest.raises(Refused, match="newer sessions took its place"):
         log.open(1, 5)
+
+
+def test_a_session_that_is_not_durable_yet_keeps_its_place() -> None:
+    log = SessionLog(2)
+    for number in range(1, SESSIONS_PER_USER + 1):
+        entry = log.open(1, number)
+        log.last_seq[entry] = 1
+        log.close(entry)
+    with pytest.raises(Refused, match="not durable yet"):
+        log.open(1, 100)
+    log.durable_seq[log.of(1)] = 1
+    log.open(1, 100)
+    assert {log.session_id(entry) for entry in log.of(1)} == {*range(2, SESSIONS_PER_USER + 1), 100}
 
 
 def test_the_log_grows() -> None:

@@ -1,0 +1,91 @@
+"""ForgetUser and ExportUser: the user's worker is asked, and all workers where the event log is concerned."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import grpc
+import grpc.aio
+
+from evercurrent.errors import refused
+from evercurrent.serving import CHANNEL_OPTIONS
+from evercurrent.v1 import admin_pb2, worker_pb2, worker_pb2_grpc
+from evercurrent.v1 import observation_pb2 as pb
+from router.core import RETRY_AFTER_MS, Link, RoutingCore
+from router.requests import check_namespace, check_user_id
+
+
+async def forget_user(core: RoutingCore, request: admin_pb2.ForgetUserRequest) -> admin_pb2.ForgetUserResponse:
+    """Remove a user everywhere. The state goes first, so that no event of it is logged any more; then every worker
+    writes what it has logged, and the log is rewritten.
+
+    Raises:
+        Refused: the request is wrong, or a worker is not reachable; what was done stays done, call again.
+        grpc.aio.AioRpcError: a worker's own refusal.
+    """
+    slot, link = _owner(core, request.user_id, request.namespace)
+    for each in core.links:
+        _check_reachable(each)
+    async with _worker(link) as owner:
+        state = await owner.ForgetState(
+            worker_pb2.ForgetStateRequest(user_id=request.user_id, namespace=request.namespace, slot=slot)
+        )
+        async with asyncio.TaskGroup() as tasks:
+            for each in core.links:
+                tasks.create_task(_flush(each))
+        events = await owner.ForgetEvents(
+            worker_pb2.ForgetEventsRequest(user_id=request.user_id, namespace=request.namespace)
+        )
+    return admin_pb2.ForgetUserResponse(version=state.version, sessions=state.sessions, events=events.events)
+
+
+async def export_user(
+    core: RoutingCore, request: admin_pb2.ExportUserRequest
+) -> AsyncIterator[admin_pb2.ExportUserResponse]:
+    """All that is held of a user. Raises as `forget_user`."""
+    slot, link = _owner(core, request.user_id, request.namespace)
+    asked = worker_pb2.ReadUserRequest(user_id=request.user_id, namespace=request.namespace, slot=slot)
+    async with _worker(link) as owner:
+        async for response in owner.ReadUser(asked):
+            yield admin_pb2.ExportUserResponse(part=response.part)
+
+
+@contextmanager
+def first_error() -> Iterator[None]:
+    """Of a group of errors of workers the first."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        errors, rest = group.split(grpc.aio.AioRpcError)
+        if errors is None or rest is not None:
+            raise
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
+
+
+async def _flush(link: Link) -> None:
+    async with _worker(link) as worker:
+        await worker.FlushEvents(worker_pb2.FlushEventsRequest())
+
+
+def _owner(core: RoutingCore, user_id: str, namespace: str) -> tuple[int, Link]:
+    check_user_id(user_id, "user_id")
+    check_namespace(namespace, "namespace")
+    slot, worker = core.worker_of(namespace, user_id)
+    _check_reachable(core.links[worker])
+    return slot, core.links[worker]
+
+
+def _check_reachable(link: Link) -> None:
+    if link.outbox is None:
+        raise refused(pb.REASON_UNAVAILABLE, "", f"{link.name} is not reachable", RETRY_AFTER_MS)
+
+
+@asynccontextmanager
+async def _worker(link: Link) -> AsyncIterator[worker_pb2_grpc.WorkerServiceStub]:
+    async with grpc.aio.insecure_channel(link.address, options=CHANNEL_OPTIONS) as channel:
+        yield worker_pb2_grpc.WorkerServiceStub(channel)

@@ -1,0 +1,63 @@
+"""What stands around an engine in its tests: an owner to whom every user is here, links that note what is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from evercurrent.model import Model
+from evercurrent.v1.worker_pb2 import LinkTagEnded, LinkTagOpened
+from evercurrent.wire import Records
+from worker.engine import Clock, Engine
+from worker.residents import Residents
+
+
+@dataclass
+class Told:
+    """What links were told between steps."""
+
+    opened_tags: list[tuple[int, LinkTagOpened]] = field(default_factory=list)
+    watermarks: list[tuple[int, int, int]] = field(default_factory=list)
+    """Link, tag, durable_seq."""
+    ended_tags: list[tuple[int, int, int]] = field(default_factory=list)
+    """Link, tag, reason."""
+    num_dropped: int = 0
+
+    def opened(self, link: int, answer: LinkTagOpened) -> None:
+        self.opened_tags.append((link, answer))
+
+    def durable(self, link: int, watermarks: Records) -> None:
+        self.watermarks += [(link, int(one["tag"]), int(one["durable_seq"])) for one in watermarks]
+
+    def ended(self, link: int, ended: Sequence[LinkTagEnded], num_dropped: int) -> None:
+        self.ended_tags += [(link, one.tag, one.rejection.reason) for one in ended]
+        self.num_dropped += num_dropped
+
+    def filled(self) -> None:
+        pass
+
+    def fenced(self) -> None:
+        pass
+
+
+class Host:
+    """Admits every user at once, but those who are `away`."""
+
+    def __init__(self, residents: Residents) -> None:
+        self.residents = residents
+        self.away: set[str] = set()
+
+    def seek(self, user: str, slot: int) -> int | None:
+        return None if user in self.away else self.residents.admit(user, slot)
+
+    def note_change(self) -> None:
+        pass
+
+
+class Played(Engine):
+    """An engine with its surroundings."""
+
+    def __init__(self, model: Model, residents_max: int, batch_max: int, clock_us: Clock) -> None:
+        self.host = Host(Residents(model.initial_state().detach().numpy(), residents_max))
+        self.told = Told()
+        super().__init__(model.requires_grad_(False), self.host.residents, self.host, self.told, batch_max, clock_us)

@@ -1,0 +1,154 @@
+"""One incarnation of a worker: residents, ownership and engine, the flows that connect them to the store, the loop that
+steps.
+
+It lives until its journal is sealed by another (it is *fenced*: all that it holds counts no more, and a new incarnation
+begins) or until it is asked to stop. Then routers are let go, what is needed is journaled, and it seals itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from random import Random
+
+from ulid import ULID
+
+from evercurrent.model import Model
+from evercurrent.v1 import worker_pb2
+from persistence.errors import StoreUnavailable
+from persistence.store import ObjectStore
+from worker.acting import US_PER_S, Acting
+from worker.engine import Clock, Engine
+from worker.event_log import EventLog
+from worker.outboxes import Outboxes
+from worker.ownership import Ownership, Timing
+from worker.peers import WorkerPeers
+from worker.residents import Residents
+
+STATUS_INTERVAL_S = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an incarnation is made of. `address` is where other workers reach it; `stop_timeout_s` bounds the writes of
+    a clean stop."""
+
+    worker: str
+    address: str
+    residents_max: int
+    batch_max: int
+    timing: Timing
+    has_event_log: bool = False
+    stop_timeout_s: float = 10.0
+
+
+class _Over(Exception):
+    """The incarnation is over: its tasks end."""
+
+
+class Incarnation:
+    """One life of a worker. `live` is its life."""
+
+    def __init__(self, plan: Plan, model: Model, store: ObjectStore, clock_us: Clock) -> None:
+        self.name = f"{plan.worker}/{ULID()}"
+        self.store = store
+        self.leaving = asyncio.Event()
+        """Set when routers are to go."""
+        self.residents = Residents(model.initial_state().detach().numpy(), plan.residents_max)
+        self.acting = Acting(store, WorkerPeers(model.name, plan.timing.dead_after_us / US_PER_S))
+        self.ownership = Ownership(
+            self.name,
+            plan.address,
+            model.name,
+            self.residents,
+            plan.timing,
+            clock_us,
+            Random(),
+            self.acting.start,
+        )
+        self.outboxes = Outboxes(self._fence)
+        self.engine = Engine(model, self.residents, self.ownership, self.outboxes, plan.batch_max, clock_us)
+        self.ownership.users = self.engine
+        self.log: EventLog | None = None
+        if plan.has_event_log:
+            self.log = EventLog(store, self.name, self.engine.layout, model.name, time.monotonic)
+            self.engine.log = self.log.add
+        self._stop_timeout_s = plan.stop_timeout_s
+        self._over = asyncio.Event()
+
+    async def live(self, stop: asyncio.Event) -> None:
+        """Serve until fenced or, after `stop`, until what is needed is journaled.
+
+        Raises:
+            StoreUnavailable: that could not be done in time.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self.acting.begin(tasks)
+                self.acting.start(self.ownership.journal())
+                tasks.create_task(self._step_on())
+                tasks.create_task(self._tell_status())
+                if self.log is not None:
+                    tasks.create_task(self.log.run())
+                tasks.create_task(self._end_after(stop))
+                await self._over.wait()
+                raise _Over
+        except BaseExceptionGroup as group:
+            others = group.split(_Over)[1]
+            if others is not None and len(others.exceptions) == 1:
+                raise others.exceptions[0] from None
+            if others is not None:
+                raise others from None
+
+    def step(self) -> None:
+        """Handle the next batch; something waits."""
+        for results in self.engine.step():
+            self.outboxes.put_results(results)
+
+    async def _step_on(self) -> None:
+        """Step while anything waits, for ever. Between steps the loop reads and writes: a batch is what came then."""
+        while True:
+            await self.outboxes.has_events.wait()
+            self.outboxes.has_events.clear()
+            while self.engine.num_waiting:
+                self.step()
+                await asyncio.sleep(0)
+
+    async def _tell_status(self) -> None:
+        while True:
+            self.outboxes.put_status(
+                worker_pb2.WorkerStatus(
+                    residents=len(self.residents.slab),
+                    updates_at_risk=self.residents.num_at_risk,
+                    owned_slots=self.ownership.num_served,
+                    segments=self.ownership.landed,
+                    events_dropped=0 if self.log is None else self.log.num_dropped,
+                )
+            )
+            await asyncio.sleep(STATUS_INTERVAL_S)
+
+    async def _end_after(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self.leaving.set()
+        await self.outboxes.all_gone()
+        try:
+            async with asyncio.timeout(self._stop_timeout_s):
+                await self.acting.drive(self.ownership.close())
+                if self.log is not None:
+                    await self.log.flush()
+        except TimeoutError:
+            waiting = 0 if self.log is None else self.log.num_waiting
+            raise StoreUnavailable(
+                f"stopped, and the store did not take what was left within {self._stop_timeout_s:g} s: "
+                f"{self.residents.num_at_risk} updates are not durable, {waiting} events are not in the event log"
+            ) from None
+        self._over.set()
+
+    def _fence(self) -> None:
+        logger.warning("fenced: another sealed the journal incarnation=%s", self.name)
+        self.leaving.set()
+        self._over.set()

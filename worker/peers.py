@@ -1,0 +1,136 @@
+"""Slots from worker to worker: the client and the server side of Release (worker.proto).
+
+What is handed over travels as segments without a number, at most a MiB each. The owner finishes a release that it has
+begun, also when the asker has gone: what was not durable then is replayed by whoever feeds the users.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
+
+import grpc
+import grpc.aio
+import numpy as np
+from ulid import ULID
+
+from evercurrent.serving import CHANNEL_OPTIONS
+from evercurrent.v1 import worker_pb2, worker_pb2_grpc
+from evercurrent.v1.storage_pb2 import SegmentFooter
+from persistence.errors import SchemaMismatch
+from persistence.rows import Rows
+from persistence.segment import HANDED_OVER, SegmentWriter, read_segment
+from worker.flows import AskRelease, Dead, Released, Unreachable
+
+MESSAGE_BYTES_MAX = 1 << 20
+ROW_BYTES = 160
+"""What a row has beside its state, about."""
+
+HandOverRows = Callable[[Rows], Awaitable[None]]
+"""Takes rows that are handed over, once those before were taken."""
+
+GONE = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED)
+"""Statuses of an address where the incarnation that was asked for is no more."""
+
+
+class WorkerPeers:
+    """Asks other workers. One that says nothing for `silence_s` counts as unreachable."""
+
+    def __init__(self, model: str, silence_s: float) -> None:
+        self._model = model
+        self._silence_s = silence_s
+
+    async def ask(self, ask: AskRelease) -> Released | Dead | Unreachable:
+        """Have an incarnation release slots. Raises StoreError: what it handed over cannot be used here."""
+        request = worker_pb2.ReleaseRequest(incarnation=ask.incarnation)
+        for slot, claim in ask.claims.items():
+            request.slots.add(slot=slot, claim=str(ULID.from_int(claim)))
+        try:
+            async with grpc.aio.insecure_channel(ask.address, options=CHANNEL_OPTIONS) as channel:
+                return await self._receive(worker_pb2_grpc.WorkerServiceStub(channel).Release(request))
+        except grpc.aio.AioRpcError as error:
+            if error.code() in GONE:
+                return Dead()
+            return Dead() if await self._refuses(ask.address) else Unreachable()
+        except TimeoutError:
+            return Unreachable()
+
+    async def _receive(self, call: grpc.aio.UnaryStreamCall) -> Released | Unreachable:
+        rows: list[Rows] = []
+        not_held: set[int] = set()
+        while True:
+            async with asyncio.timeout(self._silence_s):
+                response = await call.read()
+            if response is grpc.aio.EOF:
+                return Unreachable()
+            not_held.update(response.not_held)
+            if response.rows:
+                segment = await asyncio.to_thread(read_segment, response.rows)
+                if segment.footer.model != self._model:
+                    raise SchemaMismatch(f"the owner serves {segment.footer.model}, this worker {self._model}")
+                if segment.damaged:
+                    return Unreachable()
+                rows.append(segment.rows)
+            if response.complete:
+                return Released(rows, frozenset(not_held))
+
+    async def _refuses(self, address: str) -> bool:
+        """Whether nobody listens there: then the owner is dead, and not merely out of reach."""
+        host, _, port = address.rpartition(":")
+        try:
+            async with asyncio.timeout(self._silence_s):
+                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        except ConnectionRefusedError:
+            return True
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+        return False
+
+
+class HandingOver:
+    """A release on its way to an asker, a message at a time; rows that come after the asker has gone are dropped."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._messages: asyncio.Queue[worker_pb2.ReleaseResponse | None] = asyncio.Queue()
+        self._room = asyncio.Semaphore(1)
+        self._is_gone = False
+
+    async def run(self, release: Callable[[HandOverRows], Awaitable[frozenset[int]]]) -> None:
+        """Have slots released, to the end whoever still asks for them."""
+        try:
+            not_held = await release(self._take)
+            self._messages.put_nowait(worker_pb2.ReleaseResponse(not_held=sorted(not_held), complete=True))
+        finally:
+            self._messages.put_nowait(None)
+
+    async def messages(self) -> AsyncGenerator[worker_pb2.ReleaseResponse]:
+        """What is to be sent, to its end; the last one is `complete`, unless the incarnation ended meanwhile."""
+        try:
+            while (message := await self._messages.get()) is not None:
+                self._room.release()
+                yield message
+        finally:
+            self._is_gone = True
+            self._room.release()
+
+    async def _take(self, rows: Rows) -> None:
+        per_message = max(1, MESSAGE_BYTES_MAX // (4 * rows.states.shape[1] + ROW_BYTES))
+        for start in range(0, len(rows), per_message):
+            await self._room.acquire()
+            if self._is_gone:
+                self._room.release()
+                return
+            part = rows.take(np.arange(start, min(start + per_message, len(rows))))
+            body = await asyncio.to_thread(_encoded, part, self._model)
+            self._messages.put_nowait(worker_pb2.ReleaseResponse(rows=body))
+
+
+def _encoded(rows: Rows, model: str) -> bytes:
+    writer = SegmentWriter(rows.states.shape[1])
+    writer.add(rows)
+    return writer.finish(SegmentFooter(number=HANDED_OVER, model=model))
