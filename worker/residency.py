@@ -72,26 +72,25 @@ class Residency:
         self._me.start(self._hydrate(user, slot))
         return None
 
-    def take_over(self, rows: Rows, patience_us: int) -> Flow[bool]:
-        """Make rows that came with claims resident as there is room; False: for so long nobody has left."""
+    def take_over(self, rows: Rows, patience_us: int) -> Flow[int]:
+        """Make the first of these rows, which came with claims, resident: as many as there is room for. Returns how
+        many; 0: for so long nobody has left, or the worker stops."""
         residents, clock_us = self._residents, self._me.clock_us
-        since_us = clock_us()
-        while len(rows):
-            num = min(len(rows), residents.slab.num_free)
-            if num:
-                at = residents.take_over(rows.take(np.arange(num)))
-                residents.used_us[at] = since_us = clock_us()
+        began_us = clock_us()
+        while not self._me.is_closing:
+            if residents.slab.num_free:
+                coming = rows.take(np.arange(min(len(rows), residents.slab.num_free)))
+                at = residents.take_over(coming)
+                residents.used_us[at] = clock_us()
                 self._journal.note_change()
-                if rows.forgotten[:num].any():
-                    self._me.start(self._bury_all(self._burial(at[rows.forgotten[:num]])))
-                rows = rows.take(np.arange(num, len(rows)))
-            elif not (yield from self._make_room()):
-                if clock_us() - since_us > patience_us:
-                    return False
+                if coming.forgotten.any():
+                    self._me.start(self._bury_all(self._burial(at[coming.forgotten])))
+                return len(coming)
+            if not (yield from self._make_room()):
+                if clock_us() - began_us > patience_us:
+                    break
                 yield Wait(self._journal.landing, self._me.timing.heartbeat_us)
-            if self._me.is_closing:
-                return False
-        return True
+        return 0
 
     def _admit(self, user: str, slot: int) -> int:
         row = self._residents.admit(user, slot)
