@@ -290,15 +290,15 @@ class Claims:
         be driven to its end, whether or not anybody still takes the rows.
         """
         held = [slot for slot, claim in claims.items() if self._slots.holds(slot, claim)]
-        self._slots.leave(held)
-        self._slots.retained.update((slot, claims[slot]) for slot in held)
-        why = rejection(pb.REASON_NOT_OWNER, "", "the user moves to another worker", 100)
-        self._me.tell.slots_lost(mask_of(held), why)
-        leaving = yield from self._rows_of(held)
-        for part in _parts(leaving, HAND_OVER_ROWS):
-            yield HandOver(self._residents.gather(self._still(part), self._slots.claims)[0])
-            self._residents.drop_rows(self._still(part))
-        self._slots.free(held)
+        if held:
+            self._slots.leave(held)
+            self._slots.retained.update((slot, claims[slot]) for slot in held)
+            why = rejection(pb.REASON_NOT_OWNER, "", "the user moves to another worker", 100)
+            self._me.tell.slots_lost(mask_of(held), why)
+            for part in _parts((yield from self._rows_of(held)), HAND_OVER_ROWS):
+                yield HandOver(self._residents.gather(self._still(part), self._slots.claims)[0])
+                self._residents.drop_rows(self._still(part))
+            self._slots.free(held)
         not_held = frozenset(claims) - frozenset(held)
         if not_held:
             yield from self._journal.await_landing()
@@ -315,8 +315,7 @@ class Claims:
         while self._dropping:
             slots = list(self._dropping)
             self._dropping.clear()
-            leaving = yield from self._rows_of(slots)
-            for part in _parts(leaving, SLICE_ROWS):
+            for part in _parts((yield from self._rows_of(slots)), SLICE_ROWS):
                 self._residents.drop_rows(self._still(part))
                 yield Pause()
             self._slots.free(slots)

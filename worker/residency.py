@@ -98,22 +98,25 @@ class Residency:
         return row
 
     def _hydrate(self, user: str, slot: int) -> Flow[None]:
+        """Have a user come, and tell."""
+        why: pb.Rejection | None = None
         try:
             yield from self._come(user, slot)
         except Damaged:
             logger.exception("a record is damaged key=%s", record_key(slot, user))
-            self._me.tell.user_refused(user, _damaged(user, slot))
+            why = _damaged(user, slot)
         except StoreError as error:
-            self._me.tell.user_refused(user, refusal_of(error, slot))
+            why = refusal_of(error, slot)
         except Refused as error:
-            self._me.tell.user_refused(user, error.rejection)
-        else:
+            why = error.rejection
+        self._hydrating.discard(user)
+        if why is None:
             self._me.tell.user_ready(user)
-        finally:
-            self._hydrating.discard(user)
+        else:
+            self._me.tell.user_refused(user, why)
 
     def _come(self, user: str, slot: int) -> Flow[None]:
-        """Read one user's record and make the user resident. Raises Refused or StoreError."""
+        """A user comes, from its record or as new. Raises Refused or StoreError."""
         claim = self._slots.claim(slot)
         stored = yield Get(record_key(slot, user))
         if not (yield from self._make_room()):
@@ -239,7 +242,7 @@ class Residency:
             record = read_record(stored.body, user, slot, self._me.model, rows.states.shape[1])
         except Damaged:
             return False
-        return _age(record, 0) > _age(rows, index)
+        return _is_newer(record, rows.take(np.array([index])))
 
     # --- forgetting ---------------------------------------------------------------------------------------------
 
@@ -305,17 +308,23 @@ class _Burial:
     tombstones: Rows
 
 
-def _age(rows: Rows, index: int) -> tuple[int, bool, int, int, int]:
-    """What only ever grows from one durable state of a user to the next: within a version sessions come and go on, and
-    the oldest goes when it raises the floor; who was forgotten comes back at the tombstone's version."""
-    high, low = rows.floors[index].tolist()
-    sessions = rows.sessions_of(index)
-    return (
-        int(rows.versions[index]),
-        not rows.forgotten[index],
-        high << 64 | low,
-        len(sessions),
-        int(sessions[:, 2].sum()),
+def _is_newer(one: Rows, other: Rows) -> bool:
+    """Which of two durable states of one user came later. Who was forgotten comes back at the tombstone's version, and
+    what is rejected or skipped moves only a session."""
+    if one.versions[0] != other.versions[0]:
+        return bool(one.versions[0] > other.versions[0])
+    if one.forgotten[0] != other.forgotten[0]:
+        return bool(other.forgotten[0])
+    return _covers(one, other) and not _covers(other, one)
+
+
+def _covers(one: Rows, other: Rows) -> bool:
+    """Whether one state knows all that another has consumed. A session that is gone is at or below the floor."""
+    known = {(high, low): last_seq for high, low, last_seq, _, _ in one.sessions.tolist()}
+    floor = tuple(one.floors[0].tolist())
+    return all(
+        known.get((high, low), 0) >= last_seq or (high, low) <= floor
+        for high, low, last_seq, _, _ in other.sessions.tolist()
     )
 
 

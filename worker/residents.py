@@ -215,8 +215,11 @@ class Residents:
         return landed
 
     def _same_sessions(self, marks: Gathered, chosen: Mask) -> tuple[NDArray[np.int32], U64]:
-        """The entries that still are the sessions that were gathered, of the chosen rows, and the seqs gathered."""
-        alive = np.repeat(chosen, marks.num_sessions) & (self.sessions.ids(marks.entries) == marks.ids).all(axis=1)
+        """The entries that still are the sessions that were gathered, of the chosen rows, and the seqs gathered. Users
+        may have sessions of one id, and a place that was given up may be another user's now."""
+        of_user = self.sessions.row[marks.entries] == np.repeat(marks.rows, marks.num_sessions)
+        same_id = (self.sessions.ids(marks.entries) == marks.ids).all(axis=1)
+        alive = np.repeat(chosen, marks.num_sessions) & of_user & same_id
         return marks.entries[alive], marks.last_seqs[alive]
 
     def _leave_segment(self, rows: Indices) -> None:

@@ -38,6 +38,7 @@ class SessionLog:
         self.landed_seq = np.zeros(num_entries, np.uint64)
         self.durable_seq = np.zeros(num_entries, np.uint64)
         self._id = np.zeros((num_entries, 2), np.uint64)
+        self.row = np.zeros(num_entries, np.int32)
         self._num_feeds = np.zeros(num_entries, np.int32)
         self._next = np.zeros(num_entries, np.int32)
         self._head = np.full(num_rows, NO_ENTRY, np.int32)
@@ -68,6 +69,7 @@ class SessionLog:
             self._forget_oldest(row, chain)
         entry = self._allocate()
         self._id[entry] = (session_id >> 64, session_id & _LOW)
+        self.row[entry] = row
         self.last_seq[entry] = 0
         self.lost[entry] = 0
         self.landed_seq[entry] = 0
@@ -143,6 +145,7 @@ class SessionLog:
         self._floor[rows] = floors
         entries = self._allocate_all(len(sessions))
         self._id[entries] = sessions[:, :2]
+        self.row[entries] = np.repeat(rows, counts)
         self.last_seq[entries] = sessions[:, 2]
         self.lost[entries] = sessions[:, 3]
         self.landed_seq[entries] = self.durable_seq[entries] = sessions[:, 4]

@@ -14,7 +14,7 @@ import worker.residents
 from evercurrent.errors import Refused
 from evercurrent.v1 import observation_pb2 as pb
 from persistence.keys import JOURNAL_PREFIX, record_key, slot_key
-from tests.sim.world import MS, Ask, Facts, Process, Watch, World, next_hash
+from tests.sim.world import MS, REJECTED, Ask, Facts, Process, Watch, World, next_hash
 
 WORKERS = ("worker-0", "worker-1", "worker-2")
 NUM_USERS = 8
@@ -140,7 +140,8 @@ class Feed:
         self.durable_seq = 0
         self.kept_from = 1
         """The first seq that is still kept: those before are durable."""
-        self.hashes = [0]
+        self.states = [(0, 0)]
+        """Count and hash of the state, by seq."""
         self.is_forgetting = False
         self._simulation = simulation
         self._version_forgotten = 0
@@ -231,9 +232,10 @@ class Feed:
         return Facts(slab.version.item(watch.row), last_seq, int(count), int(hash_))
 
     def _expected(self, seq: int) -> Facts:
-        if seq >= len(self.hashes):
+        if seq >= len(self.states):
             return Facts(0, seq, 0, 0)
-        return Facts(self._version_forgotten + seq, seq, seq, self.hashes[seq])
+        count, hash_ = self.states[seq]
+        return Facts(self._version_forgotten + count, seq, count, hash_)
 
     def _check_state(self, process: Process, watch: Watch) -> None:
         facts = self._facts(process, watch)
@@ -300,7 +302,7 @@ class Feed:
             return
         old_session, was_stored = self.session, self.durable_seq > 0
         self.session += NUM_USERS
-        self.events, self.hashes, self.durable_seq, self.kept_from = [], [0], 0, 1
+        self.events, self.states, self.durable_seq, self.kept_from = [], [(0, 0)], 0, 1
         self._version_forgotten = version
         self.is_forgetting = False
         self.check_stored()
@@ -327,9 +329,7 @@ class Feed:
         if world.is_calm or len(self.events) >= EVENTS_MAX:
             return
         if not self.is_forgetting:
-            event = world.random.randrange(1, 1000)
-            self.events.append(event)
-            self.hashes.append(next_hash(self.hashes[-1], event))
+            self._learn(REJECTED if world.random.random() < 0.15 else world.random.randrange(1, 1000))
             self._send()
             fate = world.random.random()
             self.is_forgetting = fate < FORGET_SHARE
@@ -339,6 +339,11 @@ class Feed:
                 self._rest(world.random.randrange(3000 * MS))
                 return
         self._later(self._produce, world.random.randrange(5 * MS, 200 * MS))
+
+    def _learn(self, event: int) -> None:
+        count, hash_ = self.states[-1]
+        self.events.append(event)
+        self.states.append((count, hash_) if event == REJECTED else (count + 1, next_hash(hash_, event)))
 
     def _send(self) -> None:
         """Send what was not sent on this stream, in order."""

@@ -53,6 +53,8 @@ MODEL = "sim"
 HASH_FACTOR, HASH_MODULUS = 31, 65521
 STATE_WIDTH = 2
 RESIDENTS_MAX = 4
+REJECTED = 0
+"""The event that no state learns from."""
 TIMING = Timing(journal_interval_us=20 * MS, dead_after_us=500 * MS, sweep_interval_us=300 * MS)
 RELEASE_TIMEOUT_US = 300 * MS
 
@@ -439,15 +441,16 @@ class Process:
         self.run_flow(self.ownership.forget(row), done)
 
     def observe(self, watch: Watch, seq: int, event: int) -> None:
-        """Learn from one event if it is due: count it and hash it."""
+        """Learn from one event if it is due: count it and hash it. A REJECTED one is consumed, and no more."""
         residents, row, entry = self.residents, watch.row, watch.entry
         if seq != residents.sessions.last_seq.item(entry) + 1:
             return
         residents.sessions.last_seq[entry] = seq
-        residents.slab.version[row] += np.uint64(1)
-        state = residents.slab.state[row]
-        state[0] += 1
-        state[1] = next_hash(int(state[1]), event)
+        if event != REJECTED:
+            residents.slab.version[row] += np.uint64(1)
+            state = residents.slab.state[row]
+            state[0] += 1
+            state[1] = next_hash(int(state[1]), event)
         residents.dirty[row] = DIRTY
         self.ownership.note_change()
 

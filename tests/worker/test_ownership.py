@@ -69,6 +69,7 @@ def scene() -> Scene:
 
 
 def hashed(*events: int) -> list[float]:
+    """The state of who has learned from these."""
     hash_ = 0
     for event in events:
         hash_ = next_hash(hash_, event)
@@ -92,7 +93,7 @@ def test_at_the_bound_who_is_fed_stays_and_goes_on_and_who_is_new_is_refused(sce
 def test_more_come_with_claims_than_fit_and_all_are_served(scene: Scene) -> None:
     owner = scene.worker("worker-0", residents_max=12)
     for number in range(12):
-        scene.learn(owner, f"user-{number}", number % 4, number)
+        scene.learn(owner, f"user-{number}", number % 4, 1 + number)
     scene.settle()
     heir = scene.worker("worker-1", residents_max=4)
     heir.ownership.want(range(4))
@@ -100,14 +101,14 @@ def test_more_come_with_claims_than_fit_and_all_are_served(scene: Scene) -> None
     assert heir.ownership.num_served == 4
     assert not owner.ownership.owns
     for number in range(12):
-        assert scene.state(heir, f"user-{number}", number % 4) == hashed(number)
+        assert scene.state(heir, f"user-{number}", number % 4) == hashed(1 + number)
         assert len(heir.residents.slab) <= 4
 
 
 def test_a_slot_that_finds_no_room_is_given_up_and_nothing_of_it_is_lost(scene: Scene) -> None:
     owner = scene.worker("worker-0", residents_max=6)
     for number in range(3):
-        scene.learn(owner, f"user-{number}", 0, number)
+        scene.learn(owner, f"user-{number}", 0, 1 + number)
     scene.settle()
     heir = scene.worker("worker-1", residents_max=4)
     watches = [scene.connect(heir, f"fed-{number}", 1) for number in range(4)]
@@ -123,13 +124,13 @@ def test_a_slot_that_finds_no_room_is_given_up_and_nothing_of_it_is_lost(scene: 
     for watch in watches:
         heir.close(watch)
     for number in range(3):
-        assert scene.state(heir, f"user-{number}", 0) == hashed(number)
+        assert scene.state(heir, f"user-{number}", 0) == hashed(1 + number)
 
 
 def test_while_the_store_is_down_residents_are_served_and_nobody_leaves_unsaved(scene: Scene) -> None:
     worker = scene.worker("worker-0", residents_max=4)
     for number in range(6):
-        scene.learn(worker, f"user-{number}", 0, number)
+        scene.learn(worker, f"user-{number}", 0, 1 + number)
         scene.settle()
     here = set(worker.residents.slab)
     assert len(here) == 4
@@ -150,7 +151,7 @@ def test_while_the_store_is_down_residents_are_served_and_nobody_leaves_unsaved(
     scene.settle()
     assert worker.residents.num_at_risk == 0
     for number in range(6):
-        expected = [number, 9, 9, 9] if f"user-{number}" in users[:2] else [number]
+        expected = [1 + number, 9, 9, 9] if f"user-{number}" in users[:2] else [1 + number]
         assert scene.state(worker, f"user-{number}", 0) == hashed(*expected)
 
 
