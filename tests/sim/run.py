@@ -13,7 +13,7 @@ import worker.residency
 import worker.residents
 from evercurrent.errors import Refused
 from evercurrent.v1 import observation_pb2 as pb
-from persistence.keys import JOURNAL_PREFIX, record_key, slot_key
+from persistence.keys import journal_prefix, record_key, slot_key
 from tests.sim.world import MS, REJECTED, Ask, Facts, Process, Watch, World, next_hash
 
 WORKERS = ("worker-0", "worker-1", "worker-2")
@@ -69,7 +69,8 @@ class Simulation:
     def _check_key(self, key: str) -> None:
         """What was promised durable is what the store alone proves, after each write that could take from it."""
         for feed in self.feeds:
-            if key == slot_key(feed.slot) or key.startswith(JOURNAL_PREFIX) or key == record_key(feed.slot, feed.user):
+            journal = journal_prefix(self.world.claim(feed.slot)[0])
+            if key in (slot_key(feed.slot), record_key(feed.slot, feed.user)) or key.startswith(journal):
                 feed.check_stored()
 
     def owner_of(self, slot: int) -> str:

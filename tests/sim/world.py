@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from random import Random
 from typing import Any
@@ -172,8 +172,7 @@ class World:
         """Incarnation and claim that the slot's record names."""
         if slot_key(slot) not in self.objects:
             return "", 0
-        record = read_slot(self.objects[slot_key(slot)])
-        return record.incarnation, int(ULID.from_str(record.claim))
+        return _claim_of(self.objects[slot_key(slot)])
 
     def stored(self, user: str, slot: int, session: int) -> Facts:
         """What the store alone proves of a user: what a new owner would find, if all who live died now."""
@@ -198,6 +197,12 @@ class World:
             segment = read_segment(self.objects[key])
             self._segments[key] = segment, {user: index for index, user in enumerate(segment.rows.users)}
         return self._segments[key]
+
+
+@lru_cache
+def _claim_of(body: bytes) -> tuple[str, int]:
+    record = read_slot(body)
+    return record.incarnation, int(ULID.from_str(record.claim))
 
 
 @dataclass(frozen=True, slots=True)
