@@ -43,11 +43,11 @@ def read_slot(body: bytes) -> pb.SlotRecord:
 def record_body(rows: Rows, index: int, model: str) -> bytes:
     """The record of one user among rows; of a forgotten one a tombstone that does not say who it was."""
     record = pb.UserRecord(format=FORMAT, version=int(rows.versions[index]), model=model)
+    record.floor_high, record.floor_low = rows.floors[index].tolist()
     if rows.forgotten[index]:
         record.forgotten = True
     else:
         record.user = rows.users[index]
-        record.floor_high, record.floor_low = rows.floors[index].tolist()
         record.state = rows.states[index].astype("<f4").tobytes()
         for high, low, last_seq, lost, _ in rows.sessions_of(index).tolist():
             record.sessions.add(id_high=high, id_low=low, last_seq=last_seq, lost=lost)

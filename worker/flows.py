@@ -7,14 +7,23 @@ up nobody. The order in which flows start and go on is the driver's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import logging
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from persistence.errors import StoreError
 from persistence.rows import Rows
 from persistence.store import Etag
 
 T = TypeVar("T")
+
+TOGETHER_MAX = 64
+"""Store effects of one flow that are carried out at once."""
+BACKOFF_US = 50_000
+BACKOFF_US_MAX = 2_000_000
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,3 +173,34 @@ class Signal:
                 self._waiting.remove(wake)
 
         return unsubscribe
+
+
+class Backoff:
+    """Waits between tries, each twice as long as the one before, up to BACKOFF_US_MAX."""
+
+    def __init__(self) -> None:
+        self._wait_us = BACKOFF_US
+
+    def wait(self) -> Flow[None]:
+        """The next one."""
+        yield Wait(Signal(), self._wait_us)
+        self._wait_us = min(2 * self._wait_us, BACKOFF_US_MAX)
+
+
+def together(effects: Sequence[Get | PutIfAbsent | PutIfMatch | Delete | ReadSegment]) -> Flow[list[Any]]:
+    """The answers or errors of many store effects, TOGETHER_MAX at a time."""
+    answers: list[Any] = []
+    for start in range(0, len(effects), TOGETHER_MAX):
+        answers += yield Together(tuple(effects[start : start + TOGETHER_MAX]))
+    return answers
+
+
+def insist(effect: StoreEffect) -> Flow[Any]:
+    """The answer of a store effect, again until there is one."""
+    backoff = Backoff()
+    while True:
+        try:
+            return (yield effect)
+        except StoreError as error:
+            logger.warning("the store fails, trying again: %s", error)
+        yield from backoff.wait()

@@ -1,58 +1,136 @@
-"""What the segments of a journal say: the newest row of each user under the claims that are asked for. Pure."""
+"""How a journal is closed and read by others: is its owner silent, the seal, the newest rows of some claims."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from persistence.errors import SchemaMismatch
-from persistence.rows import U64, Rows, joined_rows, no_rows
-from persistence.segment import Segment
+from evercurrent.slots import NUM_SLOTS, slot_of
+from persistence.errors import Damaged, SchemaMismatch, StoreError
+from persistence.keys import journal_prefix, segment_key, segment_of_key
+from persistence.rows import Rows, halves, joined_rows, no_rows
+from persistence.segment import Segment, read_footer, seal_body
+from persistence.store import Stored
+from worker.flows import Flow, Get, ListKeys, Offload, PutIfAbsent, ReadSegment, Signal, Together, Wait
+
+SEGMENTS_AT_ONCE = 8
+"""Segments that are held in memory while a journal is read."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Newest:
-    """The newest row of each user; `damaged` are the users whose newest row cannot be read."""
+    """The newest row of each user, by slot; `damaged` are the users whose newest row cannot be read."""
 
     rows: Rows
     damaged: frozenset[str]
 
 
-def newest_rows(segments: Sequence[Segment], wanted: U64, model: str) -> Newest:
-    """Of rows under the wanted claims, both halves by slot, the last of each user. `segments` in their order.
+class JournalReader:
+    """Takes the segments of a journal from the newest to the oldest and keeps the newest row of each user, under the
+    wanted claims, by slot. Pure."""
+
+    def __init__(self, claims: Mapping[int, int], model: str) -> None:
+        self.first = 0
+        """Where the journal begins: what the newest segment that is no seal says."""
+        self._claims = claims
+        self._model = model
+        self._wanted = np.zeros((NUM_SLOTS, 2), np.uint64)
+        for slot, claim in claims.items():
+            self._wanted[slot] = halves(claim)
+        self._seen = set[str]()
+        self._damaged = set[str]()
+        self._parts = list[Rows]()
+
+    def take(self, segments: Sequence[Segment]) -> None:
+        """The next older segments. Raises SchemaMismatch: the journal is another model's."""
+        for segment in segments:
+            if segment.footer.seal:
+                continue
+            if segment.footer.model != self._model:
+                raise SchemaMismatch(f"the journal {segment.footer.incarnation} is of {segment.footer.model}")
+            self.first = self.first or segment.footer.first
+            if segment.footer.number >= self.first:
+                self._take(segment)
+
+    def newest(self) -> Newest:
+        """What was found."""
+        rows = joined_rows(self._parts or [no_rows(0)])
+        return Newest(rows.take(np.argsort(rows.slots, kind="stable")), frozenset(self._damaged))
+
+    def _take(self, segment: Segment) -> None:
+        for user in segment.damaged:
+            if user not in self._seen and slot_of(user) in self._claims:
+                self._seen.add(user)
+                self._damaged.add(user)
+        rows = segment.rows
+        mine = np.flatnonzero((rows.claims == self._wanted[rows.slots]).all(axis=1) & rows.claims.any(axis=1))
+        new = [index for index in mine.tolist() if rows.users[index] not in self._seen]
+        if new:
+            self._seen.update([rows.users[index] for index in new])
+            self._parts.append(rows.take(np.array(new, np.intp)))
+
+
+def read_journal(incarnation: str, claims: Mapping[int, int], model: str) -> Flow[Newest]:
+    """The newest row of each user under these claims, in a journal that no longer changes them.
 
     Raises:
-        SchemaMismatch: the journal is another model's.
+        StoreError: the store fails, a segment is damaged, or the states are another model's.
     """
-    first = beginning(segments)
-    parts, newest = [no_rows(0)], dict[str, int]()
-    damaged = set[str]()
-    num_rows = 0
-    for segment in segments:
-        if segment.footer.number < first or segment.footer.seal:
-            continue
-        if segment.footer.model != model:
-            raise SchemaMismatch(f"the journal {segment.footer.incarnation} is of {segment.footer.model}")
-        rows = segment.rows
-        part = rows.take(np.flatnonzero((rows.claims == wanted[rows.slots]).all(axis=1) & (rows.claims[:, 0] > 0)))
-        if len(part):
-            parts.append(part)
-        for index, user in enumerate(part.users, num_rows):
-            newest[user] = index
-            damaged.discard(user)
-        num_rows += len(part)
-        for user in segment.damaged:
-            newest.pop(user, None)
-            damaged.add(user)
-    joined = joined_rows(parts[1:] or parts)
-    return Newest(joined.take(np.array(sorted(newest.values()), np.intp)), frozenset(damaged))
+    while True:
+        keys = yield ListKeys(journal_prefix(incarnation))
+        reader = yield Offload(partial(JournalReader, claims, model))
+        assert isinstance(reader, JournalReader)
+        if (yield from _read_all(reader, keys)):
+            newest = yield Offload(reader.newest)
+            assert isinstance(newest, Newest)
+            return newest
 
 
-def beginning(segments: Sequence[Segment]) -> int:
-    """Where a journal begins: what the footer of its newest segment that is no seal says."""
-    return max(
-        ((segment.footer.number, segment.footer.first) for segment in segments if not segment.footer.seal),
-        default=(0, 0),
-    )[1]
+def _read_all(reader: JournalReader, keys: Sequence[str]) -> Flow[bool]:
+    """Read segments, the newest first. False: one of them is gone meanwhile."""
+    left = list(keys)
+    while left:
+        at_once = [left.pop() for _ in range(min(len(left), SEGMENTS_AT_ONCE if reader.first else 1))]
+        segments = yield Together(tuple(ReadSegment(key) for key in at_once))
+        for segment in segments:
+            if isinstance(segment, StoreError):
+                raise segment
+        if any(segment is None for segment in segments):
+            return False
+        yield Offload(partial(reader.take, segments))
+        left = [key for key in left if segment_of_key(key)[1] >= reader.first]
+    return True
+
+
+def is_silent(incarnation: str, dead_after_us: int) -> Flow[bool]:
+    """Whether a journal does not grow for `dead_after` by our own clock."""
+    before = yield ListKeys(journal_prefix(incarnation))
+    yield Wait(Signal(), dead_after_us)
+    after = yield ListKeys(journal_prefix(incarnation))
+    return bool(before[-1:] == after[-1:])
+
+
+def seal(incarnation: str) -> Flow[None]:
+    """Close a dead incarnation's journal for good. Only then may it be read.
+
+    The seal counts if it is the last object: the owner never deletes its newest segment, so one that was written where
+    a segment had been and gone is found out by looking again.
+    """
+    while True:
+        keys = yield ListKeys(journal_prefix(incarnation))
+        last = segment_of_key(keys[-1])[1] if keys else 0
+        if last and (yield from is_seal(keys[-1])):
+            return
+        yield PutIfAbsent(segment_key(incarnation, last + 1), seal_body(incarnation, last + 1))
+
+
+def is_seal(key: str) -> Flow[bool]:
+    """Whether a segment is a seal. Raises Damaged if it is gone."""
+    stored = yield Get(key)
+    if stored is None:
+        raise Damaged(f"{key} is gone")
+    assert isinstance(stored, Stored)
+    return read_footer(stored.body).seal

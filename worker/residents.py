@@ -7,6 +7,7 @@ store; `worker.ownership` decides when what is gathered.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,14 +16,18 @@ from numpy.typing import NDArray
 from evercurrent.slots import NUM_SLOTS
 from persistence.rows import SESSION_FIELDS, U64, Rows
 from worker.sessions import SessionLog
+from worker.slab import Indices as Indices
 from worker.slab import Slab
 
 CLEAN, DIRTY, IN_FLIGHT = range(3)
 NOWHERE = 0
 """The segment of a row that no segment holds."""
 
-Indices = NDArray[np.intp]
+SCAN_ROWS = 1 << 16
+"""Rows that are looked through in one piece."""
+
 Mask = NDArray[np.bool_]
+States = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +48,7 @@ class Residents:
 
     `dirty` (CLEAN, DIRTY, IN_FLIGHT), `segment` (the newest that holds the row, or NOWHERE), `unlanded` (came with a
     claim and is in no segment of it yet), `landed_version` and `durable_version`, `forgotten` (a tombstone),
-    `buried` (a tombstone whose record is written), `evicting`, `used_us` (last use).
+    `used_us` (last use).
     """
 
     def __init__(self, initial_state: NDArray[np.float32], residents_max: int) -> None:
@@ -56,8 +61,6 @@ class Residents:
         self.landed_version = np.zeros(rows, np.uint64)
         self.durable_version = np.zeros(rows, np.uint64)
         self.forgotten = np.zeros(rows, np.bool_)
-        self.buried = np.zeros(rows, np.bool_)
-        self.evicting = np.zeros(rows, np.bool_)
         self.used_us = np.zeros(rows, np.int64)
         self.num_unlanded = np.zeros(NUM_SLOTS, np.int64)
         self.needed: dict[int, int] = {}
@@ -67,56 +70,57 @@ class Residents:
     def num_at_risk(self) -> int:
         """Updates that are applied and not durable."""
         used = slice(self.slab.num_rows)
-        at_risk = (self.slab.version[used] - self.durable_version[used])[self.slab.resident[used]]
-        return int(at_risk.sum())
+        return int(self.slab.version[used].sum() - self.durable_version[used].sum())
 
     def admit(self, user: str, slot: int) -> int:
         """The row of a user, new ones at version 0 and CLEAN. Raises as Slab.admit."""
         row = self.slab.find(user)
         if row is None:
             row = self.slab.admit(user, slot)
-            self._blank(row)
+            self._blank(np.array([row], np.intp))
         return row
 
-    def restore(self, rows: Rows, index: int) -> int:
-        """Make a stored user resident, CLEAN: its newest state is durable where it was read.
+    def restore(self, rows: Rows) -> Indices:
+        """Make stored users resident, CLEAN: their newest states are durable where they were read. None of them is here
+        yet, and there is room for all. Returns their rows."""
+        at = self.slab.admit_all(rows.users, rows.slots)
+        self._blank(at)
+        alive = ~rows.forgotten
+        self.slab.state[at[alive]] = rows.states[alive]
+        self.slab.version[at] = rows.versions
+        self.landed_version[at] = self.durable_version[at] = rows.durable_versions
+        self.sessions.restore(at, rows.num_sessions, rows.sessions, rows.floors)
+        return at
 
-        Raises:
-            Refused: REASON_OVERLOADED, every row is taken.
-        """
-        row = self.admit(rows.users[index], int(rows.slots[index]))
-        if not rows.forgotten[index]:
-            self.slab.state[row] = rows.states[index]
-        self.slab.version[row] = rows.versions[index]
-        self.landed_version[row] = self.durable_version[row] = rows.durable_versions[index]
-        self.sessions.restore(row, rows.sessions_of(index), rows.floors[index])
-        return row
-
-    def take_over(self, rows: Rows, index: int) -> int:
-        """Make a user that came with a claim resident: DIRTY, since no segment of that claim holds it yet."""
-        row = self.restore(rows, index)
-        self.forgotten[row] = rows.forgotten[index]
-        self.dirty[row] = DIRTY
-        self.unlanded[row] = True
-        self.num_unlanded[self.slab.slot[row]] += 1
-        return row
+    def take_over(self, rows: Rows) -> Indices:
+        """Make users that came with claims resident, as `restore`, but DIRTY: no segment of those claims holds them."""
+        at = self.restore(rows)
+        self.forgotten[at] = rows.forgotten
+        self.dirty[at] = DIRTY
+        self.unlanded[at] = True
+        np.add.at(self.num_unlanded, rows.slots, 1)
+        return at
 
     def drop(self, row: int) -> None:
         """Forget a user's row. Nobody feeds it."""
-        self._leave_segment(np.array([row], np.intp))
-        if self.unlanded[row]:
-            self.num_unlanded[self.slab.slot[row]] -= 1
-        self.dirty[row] = CLEAN
-        self.sessions.drop(row)
-        self.slab.drop(row)
+        self.drop_rows(np.array([row], np.intp))
+
+    def drop_rows(self, rows: Indices) -> None:
+        """Forget users' rows, none twice. Nobody feeds them."""
+        self._leave_segment(rows)
+        np.subtract.at(self.num_unlanded, self.slab.slot[rows[self.unlanded[rows]]], 1)
+        self.dirty[rows] = CLEAN
+        self.durable_version[rows] = 0
+        self.sessions.drop_all(rows)
+        self.slab.drop_all(rows)
 
     def forget(self, row: int) -> None:
-        """Make a user a tombstone: one version on, no state, no sessions."""
-        self.sessions.drop(row)
+        """Make a user, whom nobody feeds, a tombstone: one version on, no state, no sessions, and none of those it had
+        may begin anew."""
+        self.sessions.forget(row)
         self.slab.state[row] = self.slab.state[0]
         self.slab.version[row] += np.uint64(1)
         self.forgotten[row] = True
-        self.buried[row] = False
         self.dirty[row] = DIRTY
 
     def revive(self, row: int) -> None:
@@ -124,10 +128,18 @@ class Residents:
         self.forgotten[row] = False
         self.dirty[row] = DIRTY
 
-    def of_slots(self, slots: Mask) -> Indices:
-        """Rows of the residents of some slots."""
-        used = slice(self.slab.num_rows)
-        return np.flatnonzero(self.slab.resident[used] & slots[self.slab.slot[used]])
+    def parts(self) -> Iterator[slice]:
+        """The rows in use, SCAN_ROWS at a time, those that come into use meanwhile too."""
+        start = 0
+        while start < self.slab.num_rows:
+            yield slice(start, min(start + SCAN_ROWS, self.slab.num_rows))
+            start += SCAN_ROWS
+
+    def of_slots(self, slots: Mask, part: slice) -> Indices:
+        """Of a part of the rows, those of the residents of some slots."""
+        found: Indices = np.flatnonzero(self.slab.resident[part] & slots[self.slab.slot[part]])
+        found += part.start
+        return found
 
     def changed(self) -> Indices:
         """Rows that are DIRTY."""
@@ -151,7 +163,7 @@ class Residents:
         states = slab.state[rows]
         states[forgotten] = 0
         gathered = Rows(
-            [slab.key(row) for row in rows.tolist()],
+            slab.keys(rows),
             slots,
             claims[slots],
             slab.version[rows],
@@ -193,9 +205,9 @@ class Residents:
         safer: Indices = rows[stands]
         return safer
 
-    def stand(self, slots: Mask) -> Indices:
-        """The claims of these slots stand: what has landed is durable. Returns their rows."""
-        rows = self.of_slots(slots)
+    def stand(self, slots: Mask, part: slice) -> Indices:
+        """The claims of these slots stand: what has landed is durable. Returns the rows of them in this part."""
+        rows = self.of_slots(slots, part)
         landed: Indices = rows[self.segment[rows] != NOWHERE]
         self.durable_version[landed] = self.landed_version[landed]
         _, entries, _ = self.sessions.gather(landed)
@@ -213,8 +225,8 @@ class Residents:
                 self.needed[int(number)] -= int(count)
         self.segment[rows] = NOWHERE
 
-    def _blank(self, row: int) -> None:
-        self.dirty[row] = CLEAN
-        self.segment[row] = NOWHERE
-        self.unlanded[row] = self.forgotten[row] = self.buried[row] = self.evicting[row] = False
-        self.landed_version[row] = self.durable_version[row] = 0
+    def _blank(self, rows: Indices) -> None:
+        self.dirty[rows] = CLEAN
+        self.segment[rows] = NOWHERE
+        self.unlanded[rows] = self.forgotten[rows] = False
+        self.landed_version[rows] = self.durable_version[rows] = 0

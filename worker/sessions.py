@@ -99,6 +99,20 @@ class SessionLog:
         self._head[row] = NO_ENTRY
         self._floor[row] = 0
 
+    def drop_all(self, rows: NDArray[np.intp]) -> None:
+        """Forget all sessions of users, and their floors."""
+        _, entries, _ = self.gather(rows)
+        self._free.extend(entries.tolist())
+        self._head[rows] = NO_ENTRY
+        self._floor[rows] = 0
+
+    def forget(self, row: int) -> None:
+        """Forget all sessions of a user for good: the floor rises to the newest, so that none of them begins anew."""
+        newest = max((self.session_id(entry) for entry in self.of(row)), default=0)
+        floor = max(newest, _number(self._floor[row]))
+        self.drop(row)
+        self._floor[row] = (floor >> 64, floor & _LOW)
+
     def gather(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.int32], NDArray[np.int32], U64]:
         """The sessions of users: how many each has, their entries user by user, both halves of the users' floors."""
         heads = self._head[rows]
@@ -122,19 +136,23 @@ class SessionLog:
         """Both halves of the ids of sessions, [entries, 2]."""
         return self._id[entries]
 
-    def restore(self, row: int, sessions: U64, floor: U64) -> None:
-        """Give a user without sessions those that were gathered: (id high, id low, last_seq, lost, durable_seq)."""
-        self._floor[row] = floor
-        for high, low, last_seq, lost, durable_seq in reversed(sessions.tolist()):
-            entry = self._allocate()
-            self._id[entry] = (high, low)
-            self.last_seq[entry] = last_seq
-            self.lost[entry] = lost
-            self.landed_seq[entry] = durable_seq
-            self.durable_seq[entry] = durable_seq
-            self._num_feeds[entry] = 0
-            self._next[entry] = self._head[row]
-            self._head[row] = entry
+    def restore(self, rows: NDArray[np.intp], counts: NDArray[np.int32], sessions: U64, floors: U64) -> None:
+        """Give users without sessions those that were gathered, `counts` each, user by user: (id high, id low,
+        last_seq, lost, durable_seq)."""
+        self._floor[rows] = floors
+        entries = self._allocate_all(len(sessions))
+        self._id[entries] = sessions[:, :2]
+        self.last_seq[entries] = sessions[:, 2]
+        self.lost[entries] = sessions[:, 3]
+        self.landed_seq[entries] = self.durable_seq[entries] = sessions[:, 4]
+        self._num_feeds[entries] = 0
+        has_any = counts > 0
+        ends = np.cumsum(counts)[has_any]
+        following = np.append(entries[1:], NO_ENTRY)[: len(entries)]
+        following[ends - 1] = NO_ENTRY
+        self._next[entries] = following
+        self._head[rows] = NO_ENTRY
+        self._head[rows[has_any]] = entries[ends - counts[has_any]]
 
     def _forget_oldest(self, row: int, chain: list[int]) -> None:
         done = [
@@ -159,6 +177,15 @@ class SessionLog:
             self._grow()
         self._used += 1
         return self._used - 1
+
+    def _allocate_all(self, num: int) -> NDArray[np.int32]:
+        num_reused = min(num, len(self._free))
+        entries = self._free[len(self._free) - num_reused :]
+        del self._free[len(self._free) - num_reused :]
+        used, self._used = self._used, self._used + num - num_reused
+        while self._used > len(self.last_seq):
+            self._grow()
+        return np.array([*entries, *range(used, self._used)], np.int32)
 
     def _grow(self) -> None:
         size = 2 * len(self.last_seq)

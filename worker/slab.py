@@ -7,13 +7,15 @@ that. Row 0 is never a user's: it keeps the initial state. This module knows no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evercurrent.errors import refused
 from evercurrent.v1 import observation_pb2 as pb
+
+Indices = NDArray[np.intp]
 
 INITIAL_ROW = 0
 RETRY_AFTER_MS = 1000
@@ -52,6 +54,11 @@ class Slab:
         return len(self._keys)
 
     @property
+    def num_free(self) -> int:
+        """How many more can be admitted."""
+        return self.residents_max - len(self._rows)
+
+    @property
     def is_full(self) -> bool:
         """Whether nobody more can be admitted."""
         return len(self._rows) >= self.residents_max
@@ -63,6 +70,10 @@ class Slab:
     def key(self, row: int) -> str:
         """The user of a row in use."""
         return self._keys[row]
+
+    def keys(self, rows: Indices) -> list[str]:
+        """The users of rows in use."""
+        return [self._keys[row] for row in rows.tolist()]
 
     def admit(self, key: str, slot: int) -> int:
         """The row of a user, new ones with the initial state at version 0.
@@ -91,10 +102,38 @@ class Slab:
         self.resident[row] = True
         return row
 
+    def admit_all(self, keys: Sequence[str], slots: NDArray[np.uint16]) -> Indices:
+        """The rows of users, none of them here and none twice, as `admit` makes them. There is room for all."""
+        assert len(keys) <= self.num_free, "there is no room for them"
+        num_reused = min(len(keys), len(self._free))
+        num_used = len(self._keys)
+        rows = self._free[len(self._free) - num_reused :]
+        del self._free[len(self._free) - num_reused :]
+        for key, row in zip(keys, rows, strict=False):
+            self._keys[row] = key
+        self._keys.extend(keys[num_reused:])
+        rows.extend(range(num_used, len(self._keys)))
+        num_before = len(self._rows)
+        self._rows.update(zip(keys, rows, strict=True))
+        assert len(self._rows) == num_before + len(keys), "one of them is here"
+        at = np.array(rows, np.intp)
+        self.state[at] = self.state[INITIAL_ROW]
+        self.version[at] = 0
+        self.slot[at] = slots
+        self.num_tags[at] = 0
+        self.resident[at] = True
+        return at
+
     def drop(self, row: int) -> None:
         """Forget the user of a row. The caller has closed its sessions."""
-        del self._rows[self._keys[row]]
-        self._keys[row] = ""
-        self.resident[row] = False
-        self.generation[row] += 1
-        self._free.append(row)
+        self.drop_all(np.array([row], np.intp))
+
+    def drop_all(self, rows: Indices) -> None:
+        """Forget the users of rows, none twice."""
+        for row in rows.tolist():
+            del self._rows[self._keys[row]]
+            self._keys[row] = ""
+            self._free.append(row)
+        self.version[rows] = 0
+        self.resident[rows] = False
+        self.generation[rows] += 1

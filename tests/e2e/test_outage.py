@@ -127,8 +127,7 @@ async def test_a_full_memory_evicts_nobody_unsaved() -> None:
         for request in requests[:2]:
             assert (await service.sessions.Observe(request)).result.status == pb.STATUS_APPLIED
         store.is_down = False
-        while (await service.admin.ListWorkers(ListWorkersRequest())).workers[0].updates_at_risk:
-            pass
+        await service.until(lambda: not service.engines[0].residents.num_at_risk)
         assert (await service.sessions.Observe(requests[2])).result.version == 1
         assert await remembered(service, users[0]) == (3, hash_of(3))
         assert await remembered(service, users[1]) == (2, hash_of(2))

@@ -23,7 +23,7 @@ from evercurrent.v1.admin_pb2 import (
     LoggedEvent,
     UserState,
 )
-from evercurrent.v1.session_pb2 import ObserveRequest
+from evercurrent.v1.session_pb2 import ObserveRequest, SessionOpen
 from persistence.events import read_events
 from persistence.keys import record_key
 from persistence.memory import MemoryStore
@@ -117,9 +117,13 @@ async def test_a_forgotten_user_is_nowhere_and_begins_anew() -> None:
         assert read_record(tombstone.body, "\0ann", slot, "counting", 5).forgotten.tolist() == [True]
         assert await forget(service, "ann") == ForgetUserResponse()
 
+        old = Conversation(service)
+        await old.send(open=SessionOpen(user_id="ann", session_id=SESSION))
+        code, details = await old.ended()
+        assert code is grpc.StatusCode.ABORTED
+        assert "newer sessions took its place" in details
         again = Conversation(service)
-        opened = await again.open("ann", SESSION)
-        assert opened.applied_seq == 0
+        assert (await again.open("ann")).applied_seq == 0
         result = await again.observe(1)
         assert (int(result.prediction[0]), result.version > 6) == (0, True)
     async with logged(store) as service:

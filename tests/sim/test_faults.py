@@ -2,50 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-import worker.ownership
-from persistence.rows import U64, Rows
-from persistence.segment import Segment
+import worker.claims
+from evercurrent.v1.storage_pb2 import Attempt as AttemptMessage
+from persistence.keys import record_key
+from persistence.rows import Rows
+from persistence.segment import Segment, SegmentWriter
+from persistence.store import Stored
 from tests.sim.run import BrokenInvariantError, Feed, simulate
-from tests.sim.world import World
-from worker.flows import AskRelease, Dead, Effect, Flow, PutIfMatch, Released
-from worker.ownership import STANDING, Ownership
-from worker.reading import Newest, newest_rows
-from worker.residents import Gathered, Mask, Residents
+from tests.sim.world import TIMING, World
+from worker.claims import Claims
+from worker.flows import Delete, Effect, Flow, PutIfMatch, Signal, Wait, insist
+from worker.journal import Journal
+from worker.owner import Fenced
+from worker.reading import JournalReader, Newest, read_journal, seal
+from worker.residency import Residency, _Burial
+from worker.residents import Gathered, Indices, Mask, Residents
+from worker.sessions import SessionLog
+from worker.slots import STANDING, Attempt, Slots
+from worker.sweep import Sweep
 
 SEEDS_MAX = 5000
 
 Patch = pytest.MonkeyPatch
 
 
+def nothing(*_: object) -> Flow[None]:
+    yield from ()
+
+
 def read_before_the_seal(patch: Patch) -> None:
-    rows_of = Ownership._rows_of
+    unsealed = set[str]()
 
-    def read_first(self: Ownership, incarnation: str, address: str, claims: dict[int, int]) -> Flow[list[Rows]]:
-        if incarnation == self.incarnation:
-            return (yield from rows_of(self, incarnation, address, claims))
-        answer = yield AskRelease(incarnation, address, claims)
-        if isinstance(answer, Released):
-            left = {slot: claim for slot, claim in claims.items() if slot in answer.not_held}
-            return [*answer.rows, *((yield from self._read_journal(incarnation, left)) if left else ())]
-        rows = yield from self._read_journal(incarnation, claims)
-        if isinstance(answer, Dead) or (yield from self._is_silent(incarnation)):
-            yield from self._seal(incarnation)
-        return rows
+    def later(incarnation: str) -> Flow[None]:
+        unsealed.add(incarnation)
+        yield from ()
 
-    patch.setattr(Ownership, "_rows_of", read_first)
+    def read_first(incarnation: str, claims: Mapping[int, int], model: str) -> Flow[Newest]:
+        newest = yield from read_journal(incarnation, claims, model)
+        if incarnation in unsealed:
+            unsealed.discard(incarnation)
+            yield Wait(Signal(), TIMING.dead_after_us)
+            yield from seal(incarnation)
+        return newest
+
+    patch.setattr(worker.claims, "seal", later)
+    patch.setattr(worker.claims, "read_journal", read_first)
 
 
 def no_seal(patch: Patch) -> None:
-    def nothing(self: Ownership, incarnation: str) -> Flow[None]:
-        yield from ()
-
-    patch.setattr(Ownership, "_seal", nothing)
+    patch.setattr(worker.claims, "seal", nothing)
 
 
 def a_claim_without_cas(patch: Patch) -> None:
@@ -62,90 +73,175 @@ def a_claim_without_cas(patch: Patch) -> None:
 def a_watermark_before_the_cas_stands(patch: Patch) -> None:
     land = Residents.land
 
-    def all_stand(self: Residents, marks: Gathered, number: int, standing: Mask) -> Any:
+    def all_stand(self: Residents, marks: Gathered, number: int, standing: Mask) -> Indices:
         return land(self, marks, number, np.ones_like(standing))
 
     patch.setattr(Residents, "land", all_stand)
 
 
 def a_watermark_before_the_segment_landed(patch: Patch) -> None:
-    append = Ownership._append
+    append = Journal._append
 
-    def told_at_once(self: Ownership, number: int, body: bytes) -> Flow[None]:
-        residents, standing = self._residents, self.state == STANDING
-        rows = residents.of_slots(standing)
-        _, entries, _ = residents.sessions.gather(rows)
-        residents.sessions.durable_seq[entries] = residents.sessions.last_seq[entries]
-        self._tell().durable(rows)
+    def told_at_once(self: Journal, number: int, body: bytes) -> Flow[None]:
+        residents, standing = self._residents, self._slots.standing()
+        for part in residents.parts():
+            rows = residents.of_slots(standing, part)
+            _, entries, _ = residents.sessions.gather(rows)
+            residents.sessions.durable_seq[entries] = residents.sessions.last_seq[entries]
+            self._me.tell.durable(rows)
         yield from append(self, number, body)
 
-    patch.setattr(Ownership, "_append", told_at_once)
+    patch.setattr(Journal, "_append", told_at_once)
 
 
 def the_cas_before_the_rows_are_journaled(patch: Patch) -> None:
-    def at_once(self: Ownership, slots: list[int]) -> Flow[None]:
-        yield from self._write_claims({slot: self._attempts[slot] for slot in slots})
+    def at_once(self: Claims, attempts: dict[int, Attempt]) -> Flow[None]:
+        yield from self._write_claims(attempts)
 
-    patch.setattr(Ownership, "_settle", at_once)
+    patch.setattr(Claims, "_settle", at_once)
 
 
 def a_released_slot_served_again(patch: Patch) -> None:
-    release = Ownership.release
+    release = Claims.release
 
-    def goes_on(self: Ownership, claims: dict[int, int]) -> Flow[frozenset[int]]:
-        kept = self.claims.copy()
-        held = [slot for slot, claim in claims.items() if self.serves(slot) and self._claim(slot) == claim]
+    def goes_on(self: Claims, claims: dict[int, int]) -> Flow[frozenset[int]]:
+        slots = self._slots
+        kept = slots.claims.copy()
+        held = [slot for slot, claim in claims.items() if slots.holds(slot, claim)]
         not_held = yield from release(self, claims)
-        self.claims[held] = kept[held]
-        self.state[held] = STANDING
+        slots.claims[held] = kept[held]
+        slots.state[held] = STANDING
         return not_held
 
-    patch.setattr(Ownership, "release", goes_on)
+    patch.setattr(Claims, "release", goes_on)
 
 
 def rows_of_any_claim(patch: Patch) -> None:
-    def of_any(segments: list[Segment], wanted: U64, model: str) -> Newest:
-        for segment in segments:
-            mine = (wanted[segment.rows.slots] > 0).any(axis=1)
-            segment.rows.claims[mine] = wanted[segment.rows.slots[mine]]
-        return newest_rows(segments, wanted, model)
+    take = JournalReader.take
 
-    patch.setattr(worker.ownership, "newest_rows", of_any)
+    def of_any(self: JournalReader, segments: Sequence[Segment]) -> None:
+        for segment in segments:
+            mine = (self._wanted[segment.rows.slots] > 0).any(axis=1)
+            segment.rows.claims[mine] = self._wanted[segment.rows.slots[mine]]
+        take(self, segments)
+
+    patch.setattr(JournalReader, "take", of_any)
 
 
 def evicted_before_the_record_is_confirmed(patch: Patch) -> None:
-    write = Ownership._write_records
+    write = Residency._write_records
 
-    def believed(self: Ownership, rows: Rows) -> Flow[Mask]:
+    def believed(self: Residency, rows: Rows) -> Flow[Mask]:
         return np.ones_like((yield from write(self, rows)))
 
-    patch.setattr(Ownership, "_write_records", believed)
+    patch.setattr(Residency, "_write_records", believed)
+
+
+def a_record_written_over_a_newer_one(patch: Patch) -> None:
+    def never(self: Residency, stored: Stored, rows: Rows, index: int) -> bool:
+        return False
+
+    patch.setattr(Residency, "_is_newer", never)
 
 
 def a_last_seq_left_out(patch: Patch) -> None:
     restore = Residents.restore
 
-    def without(self: Residents, rows: Rows, index: int) -> int:
-        row = restore(self, rows, index)
-        self.sessions.last_seq[self.sessions.of(row)] = 0
-        return row
+    def without(self: Residents, rows: Rows) -> Indices:
+        at = restore(self, rows)
+        _, entries, _ = self.sessions.gather(at)
+        self.sessions.last_seq[entries] = 0
+        return at
 
     patch.setattr(Residents, "restore", without)
 
 
-def not_held_while_a_segment_is_in_flight(patch: Patch) -> None:
-    release = Ownership.release
+def rows_of_a_released_claim_not_kept(patch: Patch) -> None:
+    leave = Slots.leave
 
-    def at_once(self: Ownership, claims: dict[int, int]) -> Flow[frozenset[int]]:
-        in_flight, self._in_flight = self._in_flight, False
-        for effect in release(self, claims):
-            self._in_flight = in_flight
-            yield effect
-            self._in_flight = False
-        self._in_flight = in_flight
-        return frozenset(slot for slot in claims if self._retained.get(slot) != claims[slot])
+    def forgets(self: Slots, slots: Sequence[int]) -> None:
+        leave(self, slots)
+        self.retained = _Nothing()
 
-    patch.setattr(Ownership, "release", at_once)
+    patch.setattr(Slots, "leave", forgets)
+
+
+class _Nothing(dict[int, int]):
+    """Keeps nothing."""
+
+    def update(self, *_: object, **__: object) -> None:
+        pass
+
+
+def two_segments_in_flight(patch: Patch) -> None:
+    def lands(self: Journal, number: int, body: bytes, parts: list[Gathered]) -> Flow[None]:
+        try:
+            yield from self._append(number, body)
+        except Fenced:
+            self._me.tell.fenced()
+            return
+        self._num_rows[number] = sum(len(part.rows) for part in parts)
+        yield from self._land(number, parts)
+        self.is_in_flight = self.landed > number
+        self.landing.pulse()
+
+    def the_next_at_once(self: Journal) -> Flow[None]:
+        began_us = self._me.clock_us()
+        while self.is_in_flight and self.landed - 1 not in self._num_rows:
+            yield Wait(self.landing)
+        number = self.landed = self.landed + 1
+        self.is_in_flight = True
+        writer = SegmentWriter(self._residents.slab.state.shape[1])
+        parts = yield from self._gather(writer)
+        footer = self._footer(number, self._first(), list(self._slots.attempts.items()))
+        self._last_segment_us = began_us
+        self._me.start(lands(self, number, writer.finish(footer), parts))
+
+    patch.setattr(Journal, "write_segment", the_next_at_once)
+
+
+def a_tombstone_that_goes_before_its_record_is_written(patch: Patch) -> None:
+    bury = Residency._bury
+
+    def goes(self: Residency, burial: _Burial) -> Flow[Mask]:
+        while (self._residents.durable_version[burial.rows] < burial.tombstones.versions).any():
+            yield Wait(self._journal.landing, self._me.timing.heartbeat_us)
+            if (self._residents.slab.generation[burial.rows] != burial.generations).any():
+                break
+        self._drop_buried(burial, np.ones(len(burial.rows), np.bool_))
+        return (yield from bury(self, burial))
+
+    patch.setattr(Residency, "_bury", goes)
+
+
+def a_tombstone_that_is_not_kept(patch: Patch) -> None:
+    bury = Residency._bury
+
+    def goes(self: Residency, burial: _Burial) -> Flow[Mask]:
+        buried = yield from bury(self, burial)
+        for index in np.flatnonzero(buried).tolist():
+            key = record_key(int(burial.tombstones.slots[index]), burial.tombstones.users[index])
+            yield from insist(Delete(key))
+        return buried
+
+    patch.setattr(Residency, "_bury", goes)
+
+
+def an_old_session_that_begins_anew(patch: Patch) -> None:
+    patch.setattr(SessionLog, "forget", SessionLog.drop)
+
+
+def a_sealed_journal_swept_while_a_slot_names_it(patch: Patch) -> None:
+    patch.setattr(Sweep, "_leave_needed", nothing)
+
+
+def a_sealed_journal_swept_while_its_claim_may_stand(patch: Patch) -> None:
+    attempts = Sweep._attempts
+
+    def none_of_them(self: Sweep, keys: Sequence[str]) -> Flow[list[AttemptMessage] | None]:
+        return None if (yield from attempts(self, keys)) is None else []
+
+    patch.setattr(Sweep, "_attempts", none_of_them)
 
 
 def a_feed_that_drops_at_applied(patch: Patch) -> None:
@@ -168,8 +264,15 @@ FAULTS = [
     a_released_slot_served_again,
     rows_of_any_claim,
     evicted_before_the_record_is_confirmed,
+    a_record_written_over_a_newer_one,
     a_last_seq_left_out,
-    not_held_while_a_segment_is_in_flight,
+    rows_of_a_released_claim_not_kept,
+    two_segments_in_flight,
+    a_tombstone_that_goes_before_its_record_is_written,
+    a_tombstone_that_is_not_kept,
+    an_old_session_that_begins_anew,
+    a_sealed_journal_swept_while_a_slot_names_it,
+    a_sealed_journal_swept_while_its_claim_may_stand,
     a_feed_that_drops_at_applied,
 ]
 

@@ -21,7 +21,7 @@ from ulid import ULID
 from evercurrent.errors import Refused, rejection
 from evercurrent.v1 import observation_pb2 as pb
 from persistence.errors import StoreError, StoreUnavailable
-from persistence.keys import JOURNAL_PREFIX, journal_prefix, record_key, slot_key
+from persistence.keys import SLOTS_PREFIX, journal_prefix, record_key, slot_key
 from persistence.record import read_record, read_slot
 from persistence.rows import Rows, halves
 from persistence.segment import Segment, read_segment
@@ -51,8 +51,9 @@ from worker.residents import DIRTY, Indices, Mask, Residents
 MS = 1000
 MODEL = "sim"
 HASH_FACTOR, HASH_MODULUS = 31, 65521
-RESIDENTS_MAX = 6
-TIMING = Timing(journal_interval_us=20 * MS, dead_after_us=500 * MS)
+STATE_WIDTH = 2
+RESIDENTS_MAX = 4
+TIMING = Timing(journal_interval_us=20 * MS, dead_after_us=500 * MS, sweep_interval_us=300 * MS)
 RELEASE_TIMEOUT_US = 300 * MS
 
 
@@ -74,8 +75,8 @@ class World:
         self.processes: dict[str, Process] = {}
         self.trace: list[str] = []
         self.on_change: Callable[[str], None] = lambda _: None
-        """Told of each key that was written over or deleted."""
-        self._segments: dict[str, Segment] = {}
+        """Told of each key that was written or deleted."""
+        self._segments: dict[str, tuple[Segment, dict[str, int]]] = {}
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._order = count()
 
@@ -100,20 +101,24 @@ class World:
     def reaches(self, one: str, other: str) -> bool:
         return frozenset((one, other)) not in self.cut
 
-    def call_store(self, effect: Effect, answer: Callable[[Any], None]) -> None:
+    def call_store(self, effect: Effect, answer: Callable[[Any], None], slow_us: int = 0) -> None:
         """Carry out one store call some time from now, or not, or later than it says."""
         is_write = isinstance(effect, PutIfAbsent | PutIfMatch | Delete)
         fate = 1.0 if self.is_calm else self.random.random()
-        begins_us = self.delay_us()
+        begins_us = self.delay_us() + slow_us
         ends_us = begins_us + self.delay_us()
         if self.is_down or fate < 0.03:
             self.after(ends_us, lambda: answer(StoreUnavailable("down")))
         elif is_write and fate < 0.08:
             if self.random.random() < 0.5:
-                self.after(self.random.randrange(1, 4000 * MS), lambda: self._do(effect))
+                self.land_late(effect)
             self.after(begins_us, lambda: answer(StoreUnavailable("in doubt", maybe_done=True)))
         else:
             self.after(begins_us, lambda: self._finish(effect, ends_us - begins_us, answer))
+
+    def land_late(self, effect: Effect) -> None:
+        """Carry a write out some time from now; nobody is told."""
+        self.after(self.random.randrange(1, 4000 * MS), lambda: self._do(effect))
 
     def _finish(self, effect: Effect, delay_us: int, answer: Callable[[Any], None]) -> None:
         result = self._do(effect)
@@ -142,49 +147,65 @@ class World:
 
     def _write(self, key: str, body: bytes) -> Etag:
         self.objects[key] = body
-        if not key.startswith(JOURNAL_PREFIX):
-            self.on_change(key)
+        self.on_change(key)
         return content_etag(body)
 
-    def stored(self, user: str, slot: int, state_width: int) -> tuple[int, int, int]:
-        """What the store alone proves of a user: the last seq of its session, the count and the hash of its state."""
-        best = (0, 0, 0)
+    def claim(self, slot: int) -> tuple[str, int]:
+        """Incarnation and claim that the slot's record names."""
+        if slot_key(slot) not in self.objects:
+            return "", 0
+        record = read_slot(self.objects[slot_key(slot)])
+        return record.incarnation, int(ULID.from_str(record.claim))
+
+    def stored(self, user: str, slot: int, session: int) -> Facts:
+        """What the store alone proves of a user: what a new owner would find, if all who live died now."""
+        incarnation, claim = self.claim(slot)
+        prefix = journal_prefix(incarnation)
+        first = 0
+        for key in sorted((key for key in self.objects if key.startswith(prefix)), reverse=True):
+            segment, users = self._segment(key)
+            index = users.get(user)
+            first = first or segment.footer.first
+            if index is None or segment.footer.number < first:
+                continue
+            if tuple(segment.rows.claims[index].tolist()) == halves(claim):
+                return Facts.of(segment.rows, index, session)
         key = record_key(slot, user)
         if key in self.objects:
-            best = _facts(read_record(self.objects[key], user, slot, MODEL, state_width), 0)
-        if slot_key(slot) in self.objects:
-            record = read_slot(self.objects[slot_key(slot)])
-            prefix = journal_prefix(record.incarnation)
-            segments = [self._segment(key) for key in sorted(self.objects) if key.startswith(prefix)]
-            segments = [segment for segment in segments if not segment.footer.seal]
-            claim = halves(int(ULID.from_str(record.claim)))
-            for segment in segments:
-                if segment.footer.number >= segments[-1].footer.first and user in segment.rows.users:
-                    index = segment.rows.users.index(user)
-                    if tuple(segment.rows.claims[index].tolist()) == claim:
-                        best = max(best, _facts(segment.rows, index))
-        return best
+            return Facts.of(read_record(self.objects[key], user, slot, MODEL, STATE_WIDTH), 0, session)
+        return Facts(0, 0, 0, 0)
 
-    def _segment(self, key: str) -> Segment:
+    def _segment(self, key: str) -> tuple[Segment, dict[str, int]]:
         if key not in self._segments:
-            self._segments[key] = read_segment(self.objects[key])
+            segment = read_segment(self.objects[key])
+            self._segments[key] = segment, {user: index for index, user in enumerate(segment.rows.users)}
         return self._segments[key]
 
 
-def _facts(rows: Rows, index: int) -> tuple[int, int, int]:
-    start = int(rows.num_sessions[:index].sum())
-    last_seq = int(rows.sessions[start, 2]) if rows.num_sessions[index] else 0
-    return last_seq, int(rows.states[index, 0]), int(rows.states[index, 1])
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A user's version, the last seq of a session, the count and the hash of the state."""
+
+    version: int
+    last_seq: int
+    count: int
+    hash: int
+
+    @staticmethod
+    def of(rows: Rows, index: int, session: int) -> Facts:
+        last_seqs = {high << 64 | low: last for high, low, last, _, _ in rows.sessions_of(index).tolist()}
+        count, hash_ = rows.states[index].tolist()
+        return Facts(int(rows.versions[index]), last_seqs.get(session, 0), int(count), int(hash_))
 
 
 @dataclass
 class Ask:
-    """Someone who waits for a user to be served."""
+    """Someone who waits for a user to be resident: told the row then, or why not."""
 
     user: str
     slot: int
-    session: int
-    reply: Callable[[Process, int, pb.Rejection | None], None]
+    found: Callable[[Process, int], None]
+    refused: Callable[[pb.Rejection], None]
 
 
 @dataclass
@@ -206,12 +227,16 @@ class Process:
     life: int
     is_alive: bool = True
     paused_until_us: int = 0
+    slow_until_us: int = 0
+    """Until when its store calls take long to begin."""
+    is_doomed: bool = False
+    """Whether it dies at its next claim, which is carried out late all the same."""
     asks: list[Ask] = field(default_factory=list)
     watches: list[Watch] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.incarnation = f"{self.name}/{self.life:026d}"
-        self.residents = Residents(np.zeros(2, np.float32), RESIDENTS_MAX)
+        self.residents = Residents(np.zeros(STATE_WIDTH, np.float32), RESIDENTS_MAX)
         self.ownership = Ownership(
             self.incarnation,
             f"{self.name}:1",
@@ -225,6 +250,7 @@ class Process:
         self.ownership.users = self
         self.world.note(f"{self.incarnation} begins")
         self.start(self.ownership.journal())
+        self.start(self.ownership.sweep())
 
     def later(self, act: Callable[[], None], delay_us: int = 0) -> None:
         """Have this process do something, unless it is dead by then; when it is paused, after that."""
@@ -275,7 +301,7 @@ class Process:
     def _act(self, effect: Effect, answer: Callable[[Any], None]) -> None:
         match effect:
             case Pause():
-                answer(None)
+                self.later(lambda: answer(None), self.world.random.randrange(MS))
             case Wait():
                 self._wait(effect, answer)
             case Offload(work):
@@ -285,7 +311,16 @@ class Process:
             case AskRelease():
                 self._ask_release(effect, answer)
             case _:
-                self.world.call_store(effect, answer)
+                self._call_store(effect, answer)
+
+    def _call_store(self, effect: Effect, answer: Callable[[Any], None]) -> None:
+        world = self.world
+        if self.is_doomed and isinstance(effect, PutIfAbsent | PutIfMatch) and effect.key.startswith(SLOTS_PREFIX):
+            world.land_late(effect)
+            self.crash()
+            return
+        slow_us = world.random.randrange(1500 * MS) if world.now_us < self.slow_until_us else 0
+        world.call_store(effect, answer, slow_us)
 
     def _offload(self, work: Callable[[], Any], answer: Callable[[Any], None]) -> None:
         def done() -> None:
@@ -324,7 +359,9 @@ class Process:
                 answer([results[at] for at in range(len(effects))])
 
         for index, effect in enumerate(effects):
-            self.world.call_store(effect, partial(one, index))
+            if isinstance(effect, Delete) and not effect.key.startswith(journal_prefix(self.incarnation)):
+                self.world.note(f"{self.incarnation} sweeps {effect.key}")
+            self._call_store(effect, partial(one, index))
 
     def _ask_release(self, ask: AskRelease, answer: Callable[[Any], None]) -> None:
         name = ask.incarnation.partition("/")[0]
@@ -357,25 +394,32 @@ class Process:
         self.world.after(self.world.delay_us(), arrive)
         self.later(lambda: end(Unreachable()), RELEASE_TIMEOUT_US)
 
-    def open(self, ask: Ask) -> None:
-        """Serve a user, now or when it is here."""
+    def seek(self, ask: Ask) -> None:
+        """Find a user, now or when it is here."""
         try:
             row = self.ownership.seek(ask.user, ask.slot)
         except Refused as error:
-            ask.reply(self, -1, error.rejection)
+            ask.refused(error.rejection)
             return
         if row is None:
             self.asks.append(ask)
-            return
-        try:
-            entry = self.residents.sessions.open(row, ask.session)
-        except Refused as error:
-            ask.reply(self, -1, error.rejection)
-            return
+        else:
+            ask.found(self, row)
+
+    def feed(self, row: int, session: int) -> Watch:
+        """Open a session of a resident. Raises Refused."""
+        watch = Watch(row, self.residents.sessions.open(row, session), lambda _: None, lambda: None)
         self.residents.slab.num_tags[row] += 1
         self.residents.used_us[row] = self.world.now_us
-        self.watches.append(Watch(row, entry, lambda _: None, lambda: None))
-        ask.reply(self, len(self.watches) - 1, None)
+        self.watches.append(watch)
+        return watch
+
+    def forget(self, row: int, done: Callable[[bool], None]) -> None:
+        """End what feeds a user and forget it."""
+        for watch in [watch for watch in self.watches if watch.row == row]:
+            self.close(watch)
+            watch.ended()
+        self.run_flow(self.ownership.forget(row), done)
 
     def observe(self, watch: Watch, seq: int, event: int) -> None:
         """Learn from one event if it is due: count it and hash it."""
@@ -406,7 +450,7 @@ class Process:
             watch.ended()
         refusal = rejection(pb.REASON_UNAVAILABLE, "", "gone", 1)
         for ask in self.asks:
-            ask.reply(self, -1, refusal)
+            ask.refused(refusal)
         self.watches, self.asks = [], []
 
     def slots_ready(self, slots: Sequence[int]) -> None:
@@ -441,10 +485,10 @@ class Process:
         asks = [ask for ask in self.asks if chosen(ask)]
         self.asks = [ask for ask in self.asks if not chosen(ask)]
         for ask in asks:
-            self.open(ask)
+            self.seek(ask)
 
     def _refuse(self, chosen: Callable[[Ask], bool], why: pb.Rejection) -> None:
         asks = [ask for ask in self.asks if chosen(ask)]
         self.asks = [ask for ask in self.asks if not chosen(ask)]
         for ask in asks:
-            ask.reply(self, -1, why)
+            ask.refused(why)

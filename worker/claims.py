@@ -1,0 +1,341 @@
+"""Slots taken from their owners and given to others, as the store decides (DESIGN.md, section 5).
+
+What this incarnation believes it owns is what an answer of the store proved; what is in doubt is asked again. An owner
+is asked for some slots at a time, so that a user waits for few others' rows, and each slot is served as soon as its own
+are in: who came with it can leave again where not all fit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from evercurrent.errors import Refused, rejection
+from evercurrent.v1 import observation_pb2 as pb
+from persistence.errors import StoreError
+from persistence.keys import SLOTS_PREFIX, slot_key, slot_of_key
+from persistence.rows import Rows, joined_rows, no_rows
+from worker.flows import (
+    TOGETHER_MAX,
+    AskRelease,
+    Backoff,
+    Dead,
+    Flow,
+    Get,
+    HandOver,
+    ListKeys,
+    Offload,
+    Pause,
+    Released,
+    Signal,
+    Wait,
+    insist,
+    together,
+)
+from worker.journal import Journal
+from worker.owner import Owner
+from worker.reading import is_silent, read_journal, seal
+from worker.residency import Residency, refusal_of
+from worker.residents import Indices, Residents
+from worker.slots import FREE, SERVING, STANDING, TAKING, Attempt, Read, Slots, mask_of
+
+SLICE_ROWS = 512
+HAND_OVER_ROWS = 1024
+SLOTS_AT_ONCE = 32
+"""Slots that an owner is asked for at once."""
+
+S = TypeVar("S", Indices, list[int], Sequence[Read], list[tuple[int, Attempt]])
+
+logger = logging.getLogger(__name__)
+
+
+class Claims:
+    """Slots in and out. `settled` is pulsed when no attempt is left."""
+
+    def __init__(self, me: Owner, slots: Slots, residents: Residents, journal: Journal, residency: Residency) -> None:
+        self.settled = Signal()
+        self._me = me
+        self._slots = slots
+        self._residents = residents
+        self._journal = journal
+        self._residency = residency
+        self._confirmed = set[int]()
+        self._is_confirming = False
+        self._dropping = set[int]()
+        self._is_dropping = False
+
+    def want(self, slots: Iterable[int]) -> None:
+        """Claim those of these slots that are FREE."""
+        wanted = [slot for slot in slots if self._slots.state[slot] == FREE]
+        if wanted and not self._me.is_closing:
+            self._slots.state[wanted] = TAKING
+            self._me.start(self._take(wanted))
+
+    def want_stored(self, slots: Iterable[int]) -> None:
+        """Claim those of these slots that have a record: somebody's users are there."""
+        self._me.start(self._want_stored(frozenset(slots)))
+
+    def _want_stored(self, slots: frozenset[int]) -> Flow[None]:
+        keys = yield from insist(ListKeys(SLOTS_PREFIX))
+        self.want([slot for key in keys if (slot := slot_of_key(key)) in slots])
+
+    # --- taking -------------------------------------------------------------------------------------------------
+
+    def _take(self, slots: list[int]) -> Flow[None]:
+        """Find out whose these slots are, and take them from each owner."""
+        owners: dict[str, list[Read]] = {}
+        for part in _parts(slots, TOGETHER_MAX):
+            answers = yield from together([Get(slot_key(slot)) for slot in part])
+            for slot, answer in zip(part, answers, strict=True):
+                try:
+                    read = Read.of(slot, answer)
+                except StoreError as error:
+                    self._refuse([slot], refusal_of(error, slot))
+                else:
+                    owners.setdefault(read.owner, []).append(read)
+        for owner, reads in owners.items():
+            self._me.start(self._take_from(owner, reads))
+
+    def _take_from(self, owner: str, reads: list[Read]) -> Flow[None]:
+        """Take slots that one incarnation owns, or nobody. Each leaves `left` when its rows are known."""
+        left = {read.slot: read for read in reads}
+        try:
+            if not owner:
+                yield from self._bring_in(left, reads, [])
+                return
+            if owner == self._me.name:
+                yield from self._journal.await_landing()
+            else:
+                yield from self._take_released(owner, left)
+            if left:
+                rows = yield from self._journaled_rows(owner, left)
+                yield from self._bring_in(left, list(left.values()), [rows])
+        except StoreError as error:
+            self._refuse(list(left), refusal_of(error, reads[0].slot))
+        except Refused as error:
+            self._refuse(list(left), error.rejection)
+
+    def _take_released(self, owner: str, left: dict[int, Read]) -> Flow[None]:
+        """Ask the owner for its slots, some at a time. The rows of those that are left are in its journal.
+
+        Raises:
+            Refused: REASON_NOT_OWNER, the owner lives and cannot be reached.
+            StoreError: its journal cannot be closed.
+        """
+        for reads in _parts(list(left.values()), SLOTS_AT_ONCE):
+            address = reads[0].record.address if reads[0].record else ""
+            answer = yield AskRelease(owner, address, {read.slot: read.claim for read in reads})
+            if not isinstance(answer, Released):
+                break
+            yield from self._bring_in(left, [read for read in reads if read.slot not in answer.not_held], answer.rows)
+        else:
+            return
+        if not isinstance(answer, Dead) and not (yield from is_silent(owner, self._me.timing.dead_after_us)):
+            text = f"{owner.partition('/')[0]} owns the user and cannot be reached"
+            raise Refused(rejection(pb.REASON_NOT_OWNER, "", text, 500))
+        yield from seal(owner)
+
+    def _journaled_rows(self, owner: str, left: Mapping[int, Read]) -> Flow[Rows]:
+        """The rows of slots in their owner's journal, which no longer changes them."""
+        newest = yield from read_journal(owner, {slot: read.claim for slot, read in left.items()}, self._me.model)
+        if newest.damaged:
+            logger.error("rows are damaged journal=%s num_users=%d", owner, len(newest.damaged))
+        self._residency.damaged.difference_update(newest.rows.users)
+        self._residency.damaged.update(newest.damaged)
+        return newest.rows
+
+    def _bring_in(self, left: dict[int, Read], reads: Sequence[Read], parts: Sequence[Rows]) -> Flow[None]:
+        """Begin claims on slots, make the rows that came with them resident, and serve each slot when its last row is
+        in. Slots whose rows find no room for long are given up: no record names these claims."""
+        waiting = sorted(read.slot for read in reads)
+        rows = yield Offload(partial(_by_slot, parts, waiting))
+        assert isinstance(rows, Rows)
+        for begun in _parts(reads, TOGETHER_MAX):
+            for read in begun:
+                self._slots.attempt(read, self._me.name, self._me.address)
+                del left[read.slot]
+            yield Pause()
+        for start in range(0, max(1, len(rows)), SLICE_ROWS):
+            stop = min(start + SLICE_ROWS, len(rows))
+            is_in = yield from self._residency.take_over(
+                rows.take(np.arange(start, stop)), 2 * self._me.timing.dead_after_us
+            )
+            if not is_in:
+                self._give_up(waiting)
+                return
+            num_whole = int((np.searchsorted(rows.slots, waiting, side="right") <= stop).sum())
+            self._serve(waiting[:num_whole])
+            waiting = waiting[num_whole:]
+            yield Pause()
+
+    def _serve(self, slots: list[int]) -> None:
+        """All rows of these slots are in."""
+        if not slots:
+            return
+        self._slots.state[slots] = SERVING
+        self._me.tell.slots_ready(slots)
+        self._journal.note_change()
+        self._journal.quick.set()
+        self._me.start(self._settle({slot: self._slots.attempts[slot] for slot in slots}))
+
+    def _give_up(self, slots: list[int]) -> None:
+        why = rejection(pb.REASON_OVERLOADED, "", "there is no room for the users of this slot", 1000)
+        self._slots.leave(slots)
+        self._me.tell.slots_refused(slots, why)
+        self._drop_soon(slots)
+
+    def _refuse(self, slots: list[int], why: pb.Rejection) -> None:
+        if slots:
+            self._slots.state[slots] = FREE
+            self._me.tell.slots_refused(slots, why)
+
+    # --- claiming -----------------------------------------------------------------------------------------------
+
+    def _settle(self, attempts: dict[int, Attempt]) -> Flow[None]:
+        """Have each record written, once all rows that came with its claim are in a segment."""
+        while True:
+            ready = [slot for slot in attempts if not self._residents.num_unlanded[slot]]
+            if ready:
+                self._me.start(self._write_claims({slot: attempts.pop(slot) for slot in ready}))
+            if not attempts:
+                return
+            yield Wait(self._journal.landing)
+
+    def _write_claims(self, attempts: dict[int, Attempt]) -> Flow[None]:
+        """The CAS of each slot, again while it is in doubt."""
+        backoff = Backoff()
+        while True:
+            unsure: dict[int, Attempt] = {}
+            for part in _parts(list(attempts.items()), TOGETHER_MAX):
+                unsure |= yield from self._write_once(dict(part))
+            if not unsure:
+                return
+            attempts = unsure
+            yield from backoff.wait()
+
+    def _write_once(self, attempts: dict[int, Attempt]) -> Flow[dict[int, Attempt]]:
+        """One CAS each, and what stands then. Returns those that may yet stand or fall."""
+        attempts = {slot: one for slot, one in attempts.items() if self._slots.attempts.get(slot) is one}
+        answers = yield from together([one.cas() for one in attempts.values()])
+        unsure = {}
+        for (slot, one), answer in zip(attempts.items(), answers, strict=True):
+            if isinstance(answer, StoreError) or answer is None:
+                unsure[slot] = one
+            else:
+                self._stands(slot, one)
+        reads = yield from together([Get(slot_key(slot)) for slot in unsure])
+        failed = {}
+        for (slot, one), answer in zip(unsure.items(), reads, strict=True):
+            try:
+                read = Read.of(slot, answer)
+            except StoreError:
+                failed[slot] = one
+                continue
+            if read.record is not None and read.record.claim == one.record.claim:
+                self._stands(slot, one)
+            elif read.etag != one.base:
+                self._lose(slot, one, read.owner)
+            else:
+                failed[slot] = one
+        return failed
+
+    def _stands(self, slot: int, attempt: Attempt) -> None:
+        """The store names our claim."""
+        attempts = self._slots.attempts
+        if attempts.get(slot) is not attempt:
+            return
+        del attempts[slot]
+        self._slots.state[slot] = STANDING
+        if not attempts:
+            self.settled.pulse()
+        self._confirmed.add(slot)
+        if not self._is_confirming:
+            self._is_confirming = True
+            self._me.start(self._confirm())
+
+    def _confirm(self) -> Flow[None]:
+        """What has landed of the slots whose claims stand now is durable."""
+        while self._confirmed:
+            confirmed = mask_of(self._confirmed)
+            self._confirmed.clear()
+            for part in self._residents.parts():
+                self._me.tell.durable(self._residents.stand(confirmed & self._slots.standing(), part))
+                yield Pause()
+        self._is_confirming = False
+
+    def _lose(self, slot: int, attempt: Attempt, owner: str) -> None:
+        """Another claim stands: what this one served was an attempt that never counted."""
+        if self._slots.attempts.get(slot) is not attempt:
+            return
+        logger.info("claim lost slot=%d owner=%s", slot, owner)
+        self._slots.leave([slot])
+        why = rejection(pb.REASON_NOT_OWNER, "", f"{owner.partition('/')[0]} owns the user now", 100)
+        self._me.tell.slots_lost(mask_of([slot]), why)
+        self._drop_soon([slot])
+
+    # --- leaving ------------------------------------------------------------------------------------------------
+
+    def release(self, claims: dict[int, int]) -> Flow[frozenset[int]]:
+        """Stop serving slots for good and hand their rows over, in parts; returns those not held.
+
+        A claim that is not held here is never served again, and its rows are in the journal when this returns. It is to
+        be driven to its end, whether or not anybody still takes the rows.
+        """
+        held = [slot for slot, claim in claims.items() if self._slots.holds(slot, claim)]
+        self._slots.leave(held)
+        self._slots.retained.update((slot, claims[slot]) for slot in held)
+        why = rejection(pb.REASON_NOT_OWNER, "", "the user moves to another worker", 100)
+        self._me.tell.slots_lost(mask_of(held), why)
+        rows = yield from self._rows_of(held)
+        for part in _parts(rows, HAND_OVER_ROWS):
+            yield HandOver(self._residents.gather(part, self._slots.claims)[0])
+            self._residents.drop_rows(part)
+        self._slots.free(held)
+        not_held = frozenset(claims) - frozenset(held)
+        if not_held:
+            yield from self._journal.await_landing()
+        return not_held
+
+    def _drop_soon(self, slots: Sequence[int]) -> None:
+        """Have the rows of slots that are served no more go."""
+        self._dropping.update(slots)
+        if not self._is_dropping:
+            self._is_dropping = True
+            self._me.start(self._drop())
+
+    def _drop(self) -> Flow[None]:
+        while self._dropping:
+            slots = list(self._dropping)
+            self._dropping.clear()
+            rows = yield from self._rows_of(slots)
+            for part in _parts(rows, SLICE_ROWS):
+                self._residents.drop_rows(part)
+                yield Pause()
+            self._slots.free(slots)
+        self._is_dropping = False
+
+    def _rows_of(self, slots: Sequence[int]) -> Flow[Indices]:
+        """The rows of slots that are being released: nobody else comes or goes there."""
+        mask = mask_of(slots)
+        found = [np.zeros(0, np.intp)]
+        for part in self._residents.parts():
+            found.append(self._residents.of_slots(mask, part))
+            yield Pause()
+        return np.concatenate(found)
+
+
+def _by_slot(parts: Sequence[Rows], slots: Sequence[int]) -> Rows:
+    """All rows of some slots, slot by slot."""
+    rows = joined_rows([part for part in parts if len(part)] or [no_rows(0)])
+    order = np.argsort(rows.slots, kind="stable")
+    return rows.take(order[mask_of(slots)[rows.slots[order]]])
+
+
+def _parts(many: S, num_max: int) -> Iterator[S]:
+    """Some at a time."""
+    for start in range(0, len(many), num_max):
+        yield many[start : start + num_max]

@@ -1,0 +1,331 @@
+"""Who is in memory: users are read from their records, leave into them, and are forgotten.
+
+A record is written with a state that a segment of a standing claim holds, over whatever is older and never over what is
+newer: who lost a slot without knowing it takes nothing back.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evercurrent.errors import Refused, rejection
+from evercurrent.v1 import observation_pb2 as pb
+from persistence.errors import Damaged, SchemaMismatch, StoreError
+from persistence.keys import record_key
+from persistence.record import read_record, record_body
+from persistence.rows import Rows
+from persistence.store import Stored
+from worker.flows import Backoff, Flow, Get, Pause, PutIfAbsent, PutIfMatch, Signal, Wait, together
+from worker.journal import Journal
+from worker.owner import Owner
+from worker.residents import CLEAN, NOWHERE, Indices, Mask, Residents
+from worker.slots import Slots
+
+EVICT_ROWS = 64
+EVICT_SAMPLE = 1024
+EVICT_AT = 0.98
+"""Share of the bound from which on users leave ahead of need."""
+
+logger = logging.getLogger(__name__)
+
+
+class Residency:
+    """Users in and out. `damaged` are those of whom something stored cannot be read."""
+
+    def __init__(self, me: Owner, slots: Slots, residents: Residents, journal: Journal) -> None:
+        self.damaged = set[str]()
+        self._me = me
+        self._slots = slots
+        self._residents = residents
+        self._journal = journal
+        self._hydrating = set[str]()
+        self._room = Signal()
+        self._is_evicting = False
+        self._num_evicted = 0
+
+    def seek(self, user: str, slot: int) -> int | None:
+        """The row of a user of a slot that is served, or None: they will be told when to seek again.
+
+        Raises:
+            Refused: REASON_DATA_LOSS, what is stored of the user is damaged.
+        """
+        if user in self.damaged:
+            raise Refused(_damaged(user, slot))
+        residents = self._residents
+        row = residents.slab.find(user)
+        if row is not None:
+            if residents.forgotten[row]:
+                residents.revive(row)
+                self._journal.note_change()
+            return row
+        if len(residents.slab) >= EVICT_AT * residents.slab.residents_max:
+            self.evict_soon()
+        if user in self._hydrating:
+            return None
+        if self._slots.virgin[slot] and not residents.slab.is_full:
+            return self._admit(user, slot)
+        self._hydrating.add(user)
+        self._me.start(self._hydrate(user, slot))
+        return None
+
+    def take_over(self, rows: Rows, patience_us: int) -> Flow[bool]:
+        """Make rows that came with claims resident as there is room; False: for so long nobody has left."""
+        residents, clock_us = self._residents, self._me.clock_us
+        since_us = clock_us()
+        while len(rows):
+            num = min(len(rows), residents.slab.num_free)
+            if num:
+                at = residents.take_over(rows.take(np.arange(num)))
+                residents.used_us[at] = since_us = clock_us()
+                self._journal.note_change()
+                if rows.forgotten[:num].any():
+                    self._me.start(self._bury_all(self._burial(at[rows.forgotten[:num]])))
+                rows = rows.take(np.arange(num, len(rows)))
+            elif not (yield from self._make_room()):
+                if clock_us() - since_us > patience_us:
+                    return False
+                yield Wait(self._journal.landing, self._me.timing.heartbeat_us)
+            if self._me.is_closing:
+                return False
+        return True
+
+    def _admit(self, user: str, slot: int) -> int:
+        row = self._residents.admit(user, slot)
+        self._residents.used_us[row] = self._me.clock_us()
+        return row
+
+    def _hydrate(self, user: str, slot: int) -> Flow[None]:
+        try:
+            yield from self._come(user, slot)
+        except Damaged:
+            logger.exception("a record is damaged key=%s", record_key(slot, user))
+            self._me.tell.user_refused(user, _damaged(user, slot))
+        except StoreError as error:
+            self._me.tell.user_refused(user, refusal_of(error, slot))
+        except Refused as error:
+            self._me.tell.user_refused(user, error.rejection)
+        else:
+            self._me.tell.user_ready(user)
+        finally:
+            self._hydrating.discard(user)
+
+    def _come(self, user: str, slot: int) -> Flow[None]:
+        """Read one user's record and make the user resident. Raises Refused or StoreError."""
+        claim = self._slots.claim(slot)
+        stored = None if self._slots.virgin[slot] else (yield Get(record_key(slot, user)))
+        if not (yield from self._make_room()):
+            most = self._residents.slab.residents_max
+            text = f"all {most} resident users are taken and none can leave now"
+            raise Refused(rejection(pb.REASON_OVERLOADED, "user_id", text, 1000))
+        if not self._slots.holds(slot, claim):
+            raise Refused(rejection(pb.REASON_NOT_OWNER, "", "the user moves to another worker", 100))
+        if stored is not None:
+            width = self._residents.slab.state.shape[1]
+            self._residents.restore(read_record(stored.body, user, slot, self._me.model, width))
+        self._admit(user, slot)
+
+    # --- leaving ------------------------------------------------------------------------------------------------
+
+    def evict_soon(self) -> None:
+        """Let some users leave, unless that is being done."""
+        if not self._is_evicting:
+            self._is_evicting = True
+            self._me.start(self._evict())
+
+    def evict_rows(self, rows: Indices) -> Flow[int]:
+        """Write these users' records; those that nothing touched meanwhile leave when their write is confirmed. Returns
+        how many left."""
+        residents = self._residents
+        generations = residents.slab.generation[rows]
+        versions = residents.slab.version[rows]
+        segments = residents.segment[rows]
+        unwritten = segments != NOWHERE
+        written = ~unwritten
+        if unwritten.any():
+            gathered, _ = residents.gather(rows[unwritten], self._slots.claims)
+            written[unwritten] = yield from self._write_records(gathered)
+        same = (
+            written
+            & (residents.slab.generation[rows] == generations)
+            & (residents.slab.version[rows] == versions)
+            & (residents.segment[rows] == segments)
+        )
+        leaving = rows[same & self._may_leave(rows)]
+        residents.drop_rows(leaving)
+        return len(leaving)
+
+    def _make_room(self) -> Flow[bool]:
+        """Until a row is free; False: nobody can leave now."""
+        while self._residents.slab.is_full:
+            self.evict_soon()
+            yield Wait(self._room)
+            if self._residents.slab.is_full and not self._num_evicted:
+                return False
+        return True
+
+    def _evict(self) -> Flow[None]:
+        """Let the least recently used of a sample leave."""
+        try:
+            yield Pause()
+            self._num_evicted = 0
+            self._num_evicted = yield from self.evict_rows(self._leaving())
+        finally:
+            self._is_evicting = False
+            self._room.pulse()
+
+    def _leaving(self) -> Indices:
+        residents = self._residents
+        num_rows = residents.slab.num_rows
+        sample = np.arange(1, num_rows)
+        if num_rows > EVICT_SAMPLE:
+            random = self._me.random
+            steps = np.arange(EVICT_SAMPLE) * random.randrange(1, num_rows) + random.randrange(num_rows)
+            sample = np.unique(steps % num_rows)
+        sample = sample[self._may_leave(sample)]
+        most = max(1, min(EVICT_ROWS, len(residents.slab) // 16))
+        return sample[np.argsort(residents.used_us[sample], kind="stable")[:most]]
+
+    def _may_leave(self, rows: Indices) -> Mask:
+        """Residents whom nobody feeds and whose newest state a segment of a standing claim, or their record, holds."""
+        residents = self._residents
+        may_leave: Mask = (
+            residents.slab.resident[rows]
+            & (residents.slab.num_tags[rows] == 0)
+            & (residents.dirty[rows] == CLEAN)
+            & ~residents.unlanded[rows]
+            & ~residents.forgotten[rows]
+            & self._slots.standing()[residents.slab.slot[rows]]
+        )
+        return may_leave
+
+    def _write_records(self, rows: Rows) -> Flow[Mask]:
+        """Write records over what is older; which are confirmed to stand, or something newer."""
+        self._slots.virgin[rows.slots] = False
+        keys = [record_key(slot, user) for slot, user in zip(rows.slots.tolist(), rows.users, strict=True)]
+        before = yield from together([Get(key) for key in keys])
+        written = np.zeros(len(rows), np.bool_)
+        puts: dict[int, PutIfAbsent | PutIfMatch] = {}
+        for index, answer in enumerate(before):
+            if isinstance(answer, StoreError):
+                continue
+            body = record_body(rows, index, self._me.model)
+            if answer is None:
+                puts[index] = PutIfAbsent(keys[index], body)
+            elif answer.body == body:
+                written[index] = True
+            else:
+                try:
+                    written[index] = self._is_newer(answer, rows, index)
+                except SchemaMismatch:
+                    continue
+                if not written[index]:
+                    puts[index] = PutIfMatch(keys[index], body, answer.etag)
+        answers = yield from together(list(puts.values()))
+        for index, answer in zip(puts, answers, strict=True):
+            written[index] = answer is not None and not isinstance(answer, StoreError)
+        return written
+
+    def _is_newer(self, stored: Stored, rows: Rows, index: int) -> bool:
+        """Whether a record is newer than a row: then the row's claim stands no more. One that is damaged is not.
+
+        Raises:
+            SchemaMismatch: it is another model's, not to be written over.
+        """
+        user, slot = rows.users[index], int(rows.slots[index])
+        try:
+            record = read_record(stored.body, user, slot, self._me.model, rows.states.shape[1])
+        except Damaged:
+            return False
+        return _age(record, 0) > _age(rows, index)
+
+    # --- forgetting ---------------------------------------------------------------------------------------------
+
+    def forget(self, row: int) -> Flow[bool]:
+        """Make a resident, whom nobody feeds, a tombstone, at once; the flow is done when it stands in the journal and
+        as the record. False: the slot went to another owner first, who is to be asked again."""
+        assert not self._residents.slab.num_tags[row], "somebody still feeds the user"
+        self._residents.forget(row)
+        self._journal.note_change()
+        return self._bury_one(self._burial(np.array([row], np.intp)))
+
+    def _bury_one(self, burial: _Burial) -> Flow[bool]:
+        return bool((yield from self._bury(burial))[0])
+
+    def _bury_all(self, burial: _Burial) -> Flow[None]:
+        yield from self._bury(burial)
+
+    def _burial(self, rows: Indices) -> _Burial:
+        tombstones, _ = self._residents.gather(rows, self._slots.claims)
+        return _Burial(rows, self._residents.slab.generation[rows], tombstones)
+
+    def _bury(self, burial: _Burial) -> Flow[Mask]:
+        """Write the records of tombstones, each once a standing claim holds its row: an attempt must not write records.
+        Then the row leaves, unless the user is back: as with anybody who leaves, no segment that holds something older
+        outlives the one that holds the row. Returns whose tombstones stand; of the others the slot went."""
+        rows, slots, versions = burial.rows, burial.tombstones.slots, burial.tombstones.versions
+        buried = np.zeros(len(rows), np.bool_)
+        backoff = Backoff()
+        while True:
+            mine = (self._slots.claims[slots] == burial.tombstones.claims).all(axis=1) & self._slots.journaled(slots)
+            here = self._residents.slab.generation[rows] == burial.generations
+            buried |= mine & ~here
+            due = mine & ~buried & self._slots.standing()[slots] & (self._residents.durable_version[rows] >= versions)
+            if due.any():
+                buried[due] = yield from self._write_records(burial.tombstones.take(np.flatnonzero(due)))
+                self._drop_buried(burial, due & buried)
+            if (buried | ~mine).all():
+                return buried
+            if (due & ~buried).any():
+                yield from backoff.wait()
+            else:
+                yield Wait(self._journal.landing, self._me.timing.heartbeat_us)
+
+    def _drop_buried(self, burial: _Burial, buried: Mask) -> None:
+        residents, rows = self._residents, burial.rows
+        still = (
+            buried
+            & (residents.slab.generation[rows] == burial.generations)
+            & (residents.slab.version[rows] == burial.tombstones.versions)
+            & residents.forgotten[rows]
+            & (residents.dirty[rows] == CLEAN)
+            & self._slots.standing()[residents.slab.slot[rows]]
+        )
+        residents.drop_rows(rows[still])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Burial:
+    """Rows that became tombstones, and those as they were."""
+
+    rows: Indices
+    generations: NDArray[np.uint32]
+    tombstones: Rows
+
+
+def _age(rows: Rows, index: int) -> tuple[int, bool, int, int, int]:
+    """What only ever grows from one durable state of a user to the next: within a version sessions come and go on, and
+    the oldest goes when it raises the floor; who was forgotten comes back at the tombstone's version."""
+    high, low = rows.floors[index].tolist()
+    sessions = rows.sessions_of(index)
+    return (
+        int(rows.versions[index]),
+        not rows.forgotten[index],
+        high << 64 | low,
+        len(sessions),
+        int(sessions[:, 2].sum()),
+    )
+
+
+def _damaged(user: str, slot: int) -> pb.Rejection:
+    return rejection(pb.REASON_DATA_LOSS, "user_id", f"what is stored at {record_key(slot, user)} is damaged")
+
+
+def refusal_of(error: StoreError, slot: int) -> pb.Rejection:
+    """What users of a slot are told when the store fails them."""
+    if isinstance(error, Damaged):
+        return rejection(pb.REASON_DATA_LOSS, "", f"what is stored of slot {slot} is damaged: {error}")
+    return rejection(pb.REASON_UNAVAILABLE, "", f"the store fails: {error}", 500)
