@@ -267,6 +267,8 @@ def applied_of_link(layout: Layout) -> Callable[[bytes], int]:
     def applied(raw: bytes) -> int:
         response = worker_pb2.LinkResponse.FromString(raw)
         results = layout.results(response.frame.results)
+        if not len(results) and response.frame.HasField("status"):
+            return 0
         if not len(results) or (results["status"] != observation_pb2.STATUS_APPLIED).any():
             raise WrongReplyError(
                 f"an event of a frame was not applied: {_why(response.frame, response.frame.rejections)}"

@@ -74,21 +74,18 @@ class Residency:
 
     def take_over(self, rows: Rows, patience_us: int) -> Flow[bool]:
         """Make rows that came with claims resident as there is room; False: for so long nobody has left."""
-        residents, clock_us = self._residents, self._me.clock_us
-        since_us = clock_us()
+        residents = self._residents
         while len(rows):
             num = min(len(rows), residents.slab.num_free)
             if num:
                 at = residents.take_over(rows.take(np.arange(num)))
-                residents.used_us[at] = since_us = clock_us()
+                residents.used_us[at] = self._me.clock_us()
                 self._journal.note_change()
                 if rows.forgotten[:num].any():
                     self._me.start(self._bury_all(self._burial(at[rows.forgotten[:num]])))
                 rows = rows.take(np.arange(num, len(rows)))
-            elif not (yield from self._make_room()):
-                if clock_us() - since_us > patience_us:
-                    return False
-                yield Wait(self._journal.landing, self._me.timing.heartbeat_us)
+            elif not (yield from self._make_room(patience_us)):
+                return False
             if self._me.is_closing:
                 return False
         return True
@@ -117,7 +114,7 @@ class Residency:
         """Read one user's record and make the user resident. Raises Refused or StoreError."""
         claim = self._slots.claim(slot)
         stored = None if self._slots.virgin[slot] else (yield Get(record_key(slot, user)))
-        if not (yield from self._make_room()):
+        if not (yield from self._make_room(2 * self._me.timing.heartbeat_us)):
             most = self._residents.slab.residents_max
             text = f"all {most} resident users are taken and none can leave now"
             raise Refused(rejection(pb.REASON_OVERLOADED, "user_id", text, 1000))
@@ -158,13 +155,19 @@ class Residency:
         residents.drop_rows(leaving)
         return len(leaving)
 
-    def _make_room(self) -> Flow[bool]:
-        """Until a row is free; False: nobody can leave now."""
+    def _make_room(self, patience_us: int) -> Flow[bool]:
+        """Until a row is free; False: for so long nobody could leave. An eviction that began before this was asked says
+        nothing, and who is DIRTY can leave when the next segment has landed."""
+        clock_us = self._me.clock_us
+        since_us = clock_us()
         while self._residents.slab.is_full:
+            began_before = self._is_evicting
             self.evict_soon()
             yield Wait(self._room)
-            if self._residents.slab.is_full and not self._num_evicted:
-                return False
+            if self._residents.slab.is_full and not self._num_evicted and not began_before:
+                if clock_us() - since_us >= patience_us:
+                    return False
+                yield Wait(self._journal.landing, self._me.timing.heartbeat_us)
         return True
 
     def _evict(self) -> Flow[None]:
