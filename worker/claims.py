@@ -290,10 +290,10 @@ class Claims:
         self._slots.retained.update((slot, claims[slot]) for slot in held)
         why = rejection(pb.REASON_NOT_OWNER, "", "the user moves to another worker", 100)
         self._me.tell.slots_lost(mask_of(held), why)
-        rows = yield from self._rows_of(held)
-        for part in _parts(rows, HAND_OVER_ROWS):
-            yield HandOver(self._residents.gather(part, self._slots.claims)[0])
-            self._residents.drop_rows(part)
+        leaving = yield from self._rows_of(held)
+        for part in _parts(leaving, HAND_OVER_ROWS):
+            yield HandOver(self._residents.gather(self._still(part), self._slots.claims)[0])
+            self._residents.drop_rows(self._still(part))
         self._slots.free(held)
         not_held = frozenset(claims) - frozenset(held)
         if not_held:
@@ -311,21 +311,27 @@ class Claims:
         while self._dropping:
             slots = list(self._dropping)
             self._dropping.clear()
-            rows = yield from self._rows_of(slots)
-            for part in _parts(rows, SLICE_ROWS):
-                self._residents.drop_rows(part)
+            leaving = yield from self._rows_of(slots)
+            for part in _parts(leaving, SLICE_ROWS):
+                self._residents.drop_rows(self._still(part))
                 yield Pause()
             self._slots.free(slots)
         self._is_dropping = False
 
     def _rows_of(self, slots: Sequence[int]) -> Flow[Indices]:
-        """The rows of slots that are being released: nobody else comes or goes there."""
+        """The rows of slots that are being released, each with its generation: nobody comes there any more."""
         mask = mask_of(slots)
-        found = [np.zeros(0, np.intp)]
+        found = [np.zeros((0, 2), np.intp)]
         for part in self._residents.parts():
-            found.append(self._residents.of_slots(mask, part))
+            rows = self._residents.of_slots(mask, part)
+            found.append(np.column_stack([rows, self._residents.slab.generation[rows]]))
             yield Pause()
         return np.concatenate(found)
+
+    def _still(self, found: Indices) -> Indices:
+        """Of rows with their generations, those that nobody has dropped since."""
+        still: Indices = found[self._residents.slab.generation[found[:, 0]] == found[:, 1], 0]
+        return still
 
 
 def _by_slot(parts: Sequence[Rows], slots: Sequence[int]) -> Rows:

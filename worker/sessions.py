@@ -52,8 +52,8 @@ class SessionLog:
         """The entry of a user's session (a ULID as a number), new ones with last_seq 0. One feed more holds it.
 
         Raises:
-            Refused: REASON_SESSION_FORGOTTEN, it had to make room for newer ones; REASON_OVERLOADED, every place of the
-                user is held by a stream or not durable yet.
+            Refused: REASON_SESSION_FORGOTTEN, it had to make room for newer ones, or the user was forgotten;
+                REASON_OVERLOADED, every place of the user is held by a stream or not durable yet.
         """
         chain = self.of(row)
         for entry in chain:
@@ -62,7 +62,8 @@ class SessionLog:
                 return entry
         floor = _number(self._floor[row])
         if floor and session_id <= floor:
-            raise refused(pb.REASON_SESSION_FORGOTTEN, "session_id", "newer sessions took its place; open a new one")
+            text = "newer sessions took its place, or the user was forgotten; open a new one"
+            raise refused(pb.REASON_SESSION_FORGOTTEN, "session_id", text)
         if len(chain) >= SESSIONS_PER_USER:
             self._forget_oldest(row, chain)
         entry = self._allocate()
