@@ -159,17 +159,19 @@ class Claims:
                 self._slots.attempt(read, self._me.name, self._me.address)
                 del left[read.slot]
             yield Pause()
-        for start in range(0, max(1, len(rows)), SLICE_ROWS):
-            stop = min(start + SLICE_ROWS, len(rows))
-            is_in = yield from self._residency.take_over(
-                rows.take(np.arange(start, stop)), 2 * self._me.timing.dead_after_us
-            )
-            if not is_in:
-                self._give_up(waiting)
-                return
-            num_whole = int((np.searchsorted(rows.slots, waiting, side="right") <= stop).sum())
+        num_in = 0
+        while True:
+            num_whole = int((np.searchsorted(rows.slots, waiting, side="right") <= num_in).sum())
             self._serve(waiting[:num_whole])
             waiting = waiting[num_whole:]
+            if not waiting:
+                return
+            coming = rows.take(np.arange(num_in, min(num_in + SLICE_ROWS, len(rows))))
+            num_more = yield from self._residency.take_over(coming, 2 * self._me.timing.dead_after_us)
+            if not num_more:
+                self._give_up(waiting)
+                return
+            num_in += num_more
             yield Pause()
 
     def _serve(self, slots: list[int]) -> None:
@@ -184,6 +186,8 @@ class Claims:
 
     def _give_up(self, slots: list[int]) -> None:
         why = rejection(pb.REASON_OVERLOADED, "", "there is no room for the users of this slot", 1000)
+        if self._me.is_closing:
+            why = rejection(pb.REASON_UNAVAILABLE, "", "the worker is stopping", 500)
         self._slots.leave(slots)
         self._me.tell.slots_refused(slots, why)
         self._drop_soon(slots)

@@ -72,23 +72,19 @@ class Residency:
         self._me.start(self._hydrate(user, slot))
         return None
 
-    def take_over(self, rows: Rows, patience_us: int) -> Flow[bool]:
-        """Make rows that came with claims resident as there is room; False: for so long nobody has left."""
+    def take_over(self, rows: Rows, patience_us: int) -> Flow[int]:
+        """Make the first of these rows, which came with claims, resident: as many as there is room for. Returns how
+        many; 0: for so long nobody has left, or the worker stops."""
         residents = self._residents
-        while len(rows):
-            num = min(len(rows), residents.slab.num_free)
-            if num:
-                at = residents.take_over(rows.take(np.arange(num)))
-                residents.used_us[at] = self._me.clock_us()
-                self._journal.note_change()
-                if rows.forgotten[:num].any():
-                    self._me.start(self._bury_all(self._burial(at[rows.forgotten[:num]])))
-                rows = rows.take(np.arange(num, len(rows)))
-            elif not (yield from self._make_room(patience_us)):
-                return False
-            if self._me.is_closing:
-                return False
-        return True
+        if not (yield from self._make_room(patience_us)) or self._me.is_closing:
+            return 0
+        coming = rows.take(np.arange(min(len(rows), residents.slab.num_free)))
+        at = residents.take_over(coming)
+        residents.used_us[at] = self._me.clock_us()
+        self._journal.note_change()
+        if coming.forgotten.any():
+            self._me.start(self._bury_all(self._burial(at[coming.forgotten])))
+        return len(coming)
 
     def _admit(self, user: str, slot: int) -> int:
         row = self._residents.admit(user, slot)

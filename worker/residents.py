@@ -23,7 +23,7 @@ CLEAN, DIRTY, IN_FLIGHT = range(3)
 NOWHERE = 0
 """The segment of a row that no segment holds."""
 
-SCAN_ROWS = 1 << 16
+SCAN_ROWS = 1 << 15
 """Rows that are looked through in one piece."""
 
 Mask = NDArray[np.bool_]

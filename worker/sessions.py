@@ -22,24 +22,24 @@ UNSEQUENCED = 0
 U64 = NDArray[np.uint64]
 
 _LOW = (1 << 64) - 1
-_GROWTH = 1024
 
 
 class SessionLog:
     """All sessions of all residents. An entry is an index into the arrays, valid until its user or its place is given
-    up.
+    up. The arrays are reserved for all that may ever be, as those of the slab are (worker.slab).
 
     Unsequenced feeds have no entry of their own: entry 0 stands for all of them and checks nothing.
     """
 
     def __init__(self, num_rows: int) -> None:
-        self.last_seq = np.zeros(_GROWTH, np.uint64)
-        self.lost = np.zeros(_GROWTH, np.uint64)
-        self.landed_seq = np.zeros(_GROWTH, np.uint64)
-        self.durable_seq = np.zeros(_GROWTH, np.uint64)
-        self._id = np.zeros((_GROWTH, 2), np.uint64)
-        self._num_feeds = np.zeros(_GROWTH, np.int32)
-        self._next = np.full(_GROWTH, NO_ENTRY, np.int32)
+        num_entries = 1 + SESSIONS_PER_USER * num_rows
+        self.last_seq = np.zeros(num_entries, np.uint64)
+        self.lost = np.zeros(num_entries, np.uint64)
+        self.landed_seq = np.zeros(num_entries, np.uint64)
+        self.durable_seq = np.zeros(num_entries, np.uint64)
+        self._id = np.zeros((num_entries, 2), np.uint64)
+        self._num_feeds = np.zeros(num_entries, np.int32)
+        self._next = np.zeros(num_entries, np.int32)
         self._head = np.full(num_rows, NO_ENTRY, np.int32)
         self._floor = np.zeros((num_rows, 2), np.uint64)
         self._used = 1
@@ -174,8 +174,6 @@ class SessionLog:
     def _allocate(self) -> int:
         if self._free:
             return self._free.pop()
-        if self._used == len(self.last_seq):
-            self._grow()
         self._used += 1
         return self._used - 1
 
@@ -184,17 +182,7 @@ class SessionLog:
         entries = self._free[len(self._free) - num_reused :]
         del self._free[len(self._free) - num_reused :]
         used, self._used = self._used, self._used + num - num_reused
-        while self._used > len(self.last_seq):
-            self._grow()
         return np.array([*entries, *range(used, self._used)], np.int32)
-
-    def _grow(self) -> None:
-        size = 2 * len(self.last_seq)
-        for name in ("last_seq", "lost", "landed_seq", "durable_seq", "_id", "_num_feeds", "_next"):
-            old = getattr(self, name)
-            new = np.zeros((size, *old.shape[1:]), old.dtype)
-            new[: len(old)] = old
-            setattr(self, name, new)
 
 
 def _number(halves: np.ndarray[tuple[int, ...], np.dtype[np.uint64]]) -> int:

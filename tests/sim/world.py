@@ -76,6 +76,7 @@ class World:
         self.trace: list[str] = []
         self.on_change: Callable[[str], None] = lambda _: None
         """Told of each key that was written or deleted."""
+        self._held_back: list[tuple[Callable[[str], bool], list[Effect]]] = []
         self._segments: dict[str, tuple[Segment, dict[str, int]]] = {}
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._order = count()
@@ -104,6 +105,10 @@ class World:
     def call_store(self, effect: Effect, answer: Callable[[Any], None], slow_us: int = 0) -> None:
         """Carry out one store call some time from now, or not, or later than it says."""
         is_write = isinstance(effect, PutIfAbsent | PutIfMatch | Delete)
+        for chosen, held in self._held_back:
+            if isinstance(effect, PutIfAbsent | PutIfMatch | Delete) and chosen(effect.key):
+                held.append(effect)
+                return
         fate = 1.0 if self.is_calm else self.random.random()
         begins_us = self.delay_us() + slow_us
         ends_us = begins_us + self.delay_us()
@@ -115,6 +120,17 @@ class World:
             self.after(begins_us, lambda: answer(StoreUnavailable("in doubt", maybe_done=True)))
         else:
             self.after(begins_us, lambda: self._finish(effect, ends_us - begins_us, answer))
+
+    def hold_back(self, chosen: Callable[[str], bool]) -> list[Effect]:
+        """Leave writes of these keys undone and unanswered, until they are told to `land`."""
+        held: list[Effect] = []
+        self._held_back.append((chosen, held))
+        return held
+
+    def land(self, effect: Effect) -> None:
+        """Carry out a write that was held back, and hold back no more."""
+        self._held_back.clear()
+        self._do(effect)
 
     def land_late(self, effect: Effect) -> None:
         """Carry a write out some time from now; nobody is told."""
@@ -225,6 +241,7 @@ class Process:
     world: World
     name: str
     life: int
+    residents_max: int = RESIDENTS_MAX
     is_alive: bool = True
     paused_until_us: int = 0
     slow_until_us: int = 0
@@ -236,7 +253,7 @@ class Process:
 
     def __post_init__(self) -> None:
         self.incarnation = f"{self.name}/{self.life:026d}"
-        self.residents = Residents(np.zeros(STATE_WIDTH, np.float32), RESIDENTS_MAX)
+        self.residents = Residents(np.zeros(STATE_WIDTH, np.float32), self.residents_max)
         self.ownership = Ownership(
             self.incarnation,
             f"{self.name}:1",

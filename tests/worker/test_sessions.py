@@ -141,8 +141,9 @@ def test_a_session_that_is_not_durable_yet_keeps_its_place() -> None:
     assert {log.session_id(entry) for entry in log.of(1)} == {*range(2, SESSIONS_PER_USER + 1), 100}
 
 
-def test_the_log_grows() -> None:
-    log = SessionLog(3001)
-    entries = [log.open(row, row) for row in range(1, 3001)]
-    assert [log.session_id(entry) for entry in entries] == list(range(1, 3001))
-    assert len(log) == 3000
+def test_there_is_room_for_all_that_users_may_have() -> None:
+    log = SessionLog(101)
+    ids = range(1, SESSIONS_PER_USER + 1)
+    entries = {(row, number): log.open(row, number) for row in range(1, 101) for number in ids}
+    assert len(log) == len(set(entries.values())) == 100 * SESSIONS_PER_USER
+    assert [log.session_id(entry) for entry in entries.values()] == [number for _, number in entries]
