@@ -59,6 +59,24 @@ def throughput(quick: Quick = False, json: Json = None, seed: Seed = 1, workers:
     run_and_report("throughput", json, seed, lambda watch: measure(Options(quick, seed), watch, workers))
 
 
+@app.command()
+def durability(
+    quick: Quick = False,
+    json: Json = None,
+    seed: Seed = 1,
+    rate: Annotated[float, typer.Option("--rate", help="Offered updates a second.", min=1)] = 500.0,
+) -> None:
+    """What a store that is slow or down does to updates, what durability costs in requests, and how far it lags.
+
+    Four services of one worker, each on a stand-in for S3 of its own: one that answers at once, one more like it, one
+    with published S3 latencies (GET 63/78/118 ms, PUT 100/195/274 ms at P50/P99/P99.9), one that refuses or hangs. A
+    ratio of 1 says that the store is not on the way of an update. durable_lag is from the send to the watermark.
+    """
+    from bench.durability import measure
+
+    run_and_report("durability", json, seed, lambda watch: measure(Options(quick, seed), watch, rate))
+
+
 def run_and_report(name: str, path: Path | None, seed: int, measure: Callable[[Watch], tuple[Metric, ...]]) -> None:
     """Runs one bench and reports it. Ctrl-C, or a reply that is no applied update, ends what was started and writes
     nothing."""

@@ -14,12 +14,12 @@ from typing import Any
 
 import grpc
 import numpy as np
-from numpy.typing import NDArray
 
 from bench import load, pacing, traffic
 from bench.echo import MODEL, Echo, run_echo
+from bench.open_loop import OPEN_LOOP_SESSIONS, Latencies, OpenLoopArm
 from bench.pairs import Arm, interleave
-from bench.report import Metric, interval, metrics_of
+from bench.report import Metric, interval, metrics_of, percentiles
 from bench.run import Options, Watch, run
 from bench.service import MODEL_NAME, NO_STORE, run_service
 from bench.stats import paired_difference, paired_ratio, percentile
@@ -27,11 +27,7 @@ from bench.step import step_timer
 from bench.traffic import Traffic
 from evercurrent.cli.transport import CHOICES
 
-OPEN_LOOP_SESSIONS = 64
 STEP_IDLE_S = 0.001
-OPEN_LOOP_LEAD_NS = 5_000_000
-
-Latencies = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,39 +71,6 @@ class SessionArm:
         load.check_session(replies, self.next_seq)
         self.next_seq += num_events
         return replies.latencies_ns
-
-
-@dataclass(slots=True)
-class OpenLoopArm:
-    """Sessions that send at Poisson times; a call is a block of `block_s`, over when all of it is answered."""
-
-    streams: list[Any]
-    traffic: Traffic
-    rate_per_s: float
-    block_s: float
-    clock: pacing.Clock
-    next_seqs: list[int]
-
-    @classmethod
-    async def open(
-        cls, channel: grpc.aio.Channel, traffic_: Traffic, rate_per_s: float, sizes: Sizes, clock: pacing.Clock
-    ) -> OpenLoopArm:
-        """An arm whose sessions are open."""
-        users = [traffic.session_open(f"open-loop-{i}") for i in range(OPEN_LOOP_SESSIONS)]
-        streams = [await load.open_session(channel, user) for user in users]
-        return cls(streams, traffic_, rate_per_s, sizes.open_loop_block_s, clock, [1] * len(streams))
-
-    async def __call__(self) -> Latencies:
-        arrivals = pacing.poisson_arrivals(self.rate_per_s, self.block_s, len(self.streams), self.traffic.rng)
-        sizes = [len(times_ns) for times_ns in arrivals]
-        requests = [self.traffic.session_requests(*each) for each in zip(self.next_seqs, sizes, strict=True)]
-        start_ns = self.clock.now_ns() + OPEN_LOOP_LEAD_NS
-        intended_ns = [start_ns + times_ns for times_ns in arrivals]
-        replies = await load.open_loops(self.streams, requests, intended_ns, self.clock)
-        for each, seq in zip(replies, self.next_seqs, strict=True):
-            load.check_session(each, seq)
-        self.next_seqs = [seq + size for seq, size in zip(self.next_seqs, sizes, strict=True)]
-        return np.concatenate([each.latencies_ns for each in replies])
 
 
 def measure(options: Options, watch: Watch, num_workers: int, rate_per_s: float) -> tuple[Metric, ...]:
@@ -194,8 +157,8 @@ def _closed_loop_metrics(
     ratio = paired_ratio(routed_p50s, echoed_p50s, rng)
     equal_arms = paired_ratio(routed_p50s, again_p50s, rng)
     return [
-        *_percentiles("routed", np.concatenate(routed), "one session through the router, closed loop"),
-        *_percentiles("echo_routed", np.concatenate(echoed), "the same through the two-hop echo: the floor"),
+        *percentiles("routed", np.concatenate(routed), "one session through the router, closed loop"),
+        *percentiles("echo_routed", np.concatenate(echoed), "the same through the two-hop echo: the floor"),
         Metric("step_p50_ms", step_p50_ns / 1e6, "the model's step alone, one user, in process, one thread"),
         *interval("routed_overhead_us", overhead, None, "P50: routed minus echo minus step; median over pairs"),
         *interval("routed_over_echo_p50", ratio, equal_arms, "P50: routed over echo; median over pairs"),
@@ -235,24 +198,16 @@ async def _open_loop(
 ) -> list[Metric]:
     """`targets`: the service, the one without a store, the echo."""
     with pacing.precise_clock() as clock, watch.stage("open loop, Poisson", sizes.num_pairs) as advance:
-        arms = [await OpenLoopArm.open(*target, rate_per_s, sizes, clock) for target in targets]
+        arms = [await OpenLoopArm.open(*target, rate_per_s, sizes.open_loop_block_s, clock) for target in targets]
         served, unstored, echoed = await interleave(arms, sizes.num_pairs, advance)
         for arm in arms:
-            for stream in arm.streams:
-                await load.close(stream)
+            await arm.close()
     load_text = f"{OPEN_LOOP_SESSIONS} sessions, Poisson, from the intended send"
     p99s, unstored_p99s = ([percentile(block, 99) for block in arm] for arm in (served, unstored))
     ratio = paired_ratio(p99s, unstored_p99s, np.random.default_rng(options.seed))
     return [
         Metric("open_loop_offered_per_s", rate_per_s, "offered rate of the open loop, in all"),
-        *_percentiles("open_loop", np.concatenate(served), load_text),
-        *_percentiles("echo_open_loop", np.concatenate(echoed), "the same load on the two-hop echo"),
+        *percentiles("open_loop", np.concatenate(served), load_text),
+        *percentiles("echo_open_loop", np.concatenate(echoed), "the same load on the two-hop echo"),
         *interval("open_loop_sqlite_over_memory_p99", ratio, None, "P99: on SQLite over without a store"),
-    ]
-
-
-def _percentiles(name: str, latencies_ns: Latencies, meaning: str) -> list[Metric]:
-    return [
-        Metric(f"{name}_p50_ms", percentile(latencies_ns, 50) / 1e6, meaning),
-        Metric(f"{name}_p99_ms", percentile(latencies_ns, 99) / 1e6, f"of {len(latencies_ns):,} events"),
     ]

@@ -188,6 +188,50 @@ async def open_loop(stream: Stream, requests: Sequence[bytes], intended_ns: NDAr
     return Replies(latencies_ns, raw)
 
 
+async def durable_lags(
+    stream: Any, requests: Sequence[bytes], intended_ns: NDArray[np.int64], clock: Clock
+) -> NDArray[np.int64]:
+    """Sends as `open_loop`, on a new session with `wait_durable`, and half-closes it: how long after its intended time
+    each observation, seq 1 and up, was told to be durable.
+
+    Raises:
+        WrongReplyError: the stream ended before all of them were, or one was not applied.
+    """
+    told: list[tuple[int, bytes]] = []
+
+    async def send() -> None:
+        for request, at_ns in zip(requests, intended_ns.tolist(), strict=True):
+            await clock.sleep_until(at_ns)
+            await stream.write(request)
+        await stream.done_writing()
+
+    async def receive() -> None:
+        while (reply := await stream.read()) is not grpc.aio.EOF:
+            told.append((clock.now_ns(), reply))
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(send())
+        group.create_task(receive())
+    return _durable_ns(told, len(requests)) - intended_ns
+
+
+def _durable_ns(told: Sequence[tuple[int, bytes]], num_events: int) -> NDArray[np.int64]:
+    """When each event of a session became known to be durable, from its replies and when they came."""
+    durable_ns = np.zeros(num_events, np.int64)
+    num_applied, num_durable = 0, 0
+    for at_ns, raw in told:
+        response = session_pb2.SessionResponse.FromString(raw)
+        if response.HasField("watermark"):
+            durable_ns[num_durable : response.watermark.durable_seq] = at_ns
+            num_durable = response.watermark.durable_seq
+        else:
+            num_applied += 1
+            _applied(response, num_applied)
+    if not num_durable == num_applied == num_events:
+        raise WrongReplyError(f"of {num_events} observations {num_applied} were applied and {num_durable} are durable")
+    return durable_ns
+
+
 async def open_loops(
     streams: Sequence[Stream],
     requests: Sequence[Sequence[bytes]],
@@ -235,17 +279,21 @@ async def pump(stream: Stream, frames: Sequence[bytes], window: int, applied: Ca
         group.create_task(receive())
 
 
-def check_session(replies: Replies, first_seq: int) -> None:
-    """Every reply of a session is an applied update, in order.
+def check_session(replies: Replies, first_seq: int) -> list[observation_pb2.ObservationResult]:
+    """Every reply of a session is an applied update, in order: these.
 
     Raises:
         WrongReplyError: one is not.
     """
-    for seq, raw in enumerate(replies.raw, first_seq):
-        response = session_pb2.SessionResponse.FromString(raw)
-        result = response.result
-        if result.status != observation_pb2.STATUS_APPLIED or result.seq != seq:
-            raise WrongReplyError(f"the observation with seq {seq} was not applied: {response}")
+    responses = [session_pb2.SessionResponse.FromString(raw) for raw in replies.raw]
+    return [_applied(response, seq) for seq, response in enumerate(responses, first_seq)]
+
+
+def _applied(response: session_pb2.SessionResponse, seq: int) -> observation_pb2.ObservationResult:
+    result = response.result
+    if result.status != observation_pb2.STATUS_APPLIED or result.seq != seq:
+        raise WrongReplyError(f"the observation with seq {seq} was not applied: {response}")
+    return result
 
 
 def applied_of_exchange(raw: bytes) -> int:
@@ -267,6 +315,8 @@ def applied_of_link(layout: Layout) -> Callable[[bytes], int]:
     def applied(raw: bytes) -> int:
         response = worker_pb2.LinkResponse.FromString(raw)
         results = layout.results(response.frame.results)
+        if not len(results) and response.frame.HasField("status"):
+            return 0
         if not len(results) or (results["status"] != observation_pb2.STATUS_APPLIED).any():
             raise WrongReplyError(
                 f"an event of a frame was not applied: {_why(response.frame, response.frame.rejections)}"

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
-from bench.stats import Interval
+from bench.stats import Interval, percentile
 
 VERSIONS = ("grpcio", "protobuf", "numpy", "torch", "uvloop")
 
@@ -92,6 +94,14 @@ def interval(name: str, value: Interval, equal_arms: Interval | None, meaning: s
     if equal_arms is not None:
         metrics.append(Metric(f"{name}_aa", equal_arms.median, "the same for two equal arms: what noise alone gives"))
     return metrics
+
+
+def percentiles(name: str, latencies_ns: NDArray[np.int64], meaning: str) -> list[Metric]:
+    """P50 and P99 of latencies, in milliseconds."""
+    return [
+        Metric(f"{name}_p50_ms", percentile(latencies_ns, 50) / 1e6, meaning),
+        Metric(f"{name}_p99_ms", percentile(latencies_ns, 99) / 1e6, f"of {len(latencies_ns):,} events"),
+    ]
 
 
 def metrics_of(*groups: Sequence[Metric]) -> tuple[Metric, ...]:

@@ -71,9 +71,10 @@ class Traffic:
         return ids_NK, self.rng.integers(0, 2, num_events).astype(np.float64)
 
 
-def session_open(user_id: str) -> bytes:
+def session_open(user_id: str, *, wait_durable: bool = False) -> bytes:
     """A serialised open of a new session."""
-    return session_pb2.SessionRequest(open=session_pb2.SessionOpen(user_id=user_id)).SerializeToString()
+    opening = session_pb2.SessionOpen(user_id=user_id, wait_durable=wait_durable)
+    return session_pb2.SessionRequest(open=opening).SerializeToString()
 
 
 def exchange_opens(users: Sequence[str]) -> list[bytes]:

@@ -167,7 +167,7 @@ def test_stubs_out_of_step_are_named(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "protos", tmp_path / "protos")
     shutil.copytree(ROOT / "evercurrent" / "v1", tmp_path / "evercurrent" / "v1")
     proto = tmp_path / "protos" / "evercurrent" / "v1" / "admin.proto"
-    proto.write_text(proto.read_text().replace("uint64 updates = 7;", "uint64 updates = 8;"))
+    proto.write_text(proto.read_text().replace("uint64 updates = 7;", "uint64 updates = 99;"))
     (tmp_path / "evercurrent" / "v1" / "worker_pb2.pyi").unlink()
     (tmp_path / "evercurrent" / "v1" / "gone_pb2.py").touch()
     checked = check_stubs(tmp_path)

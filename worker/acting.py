@@ -38,8 +38,9 @@ T = TypeVar("T")
 
 US_PER_S = 1_000_000
 
-READS_MAX = 256
-"""Reads of the store at once: many users may come in one frame."""
+READS_MAX = 48
+"""Reads of the store at once: many users may come in one frame. Fewer than S3Target.concurrency_max, so that segments
+never wait for reads."""
 
 TURN_TIMEOUT_S = 30.0
 

@@ -63,7 +63,7 @@ class Results:
     rejections: list[IndexedRejection] = field(default_factory=list)
 
 
-class Owner(Protocol):
+class Host(Protocol):
     """Whose users are served here, as far as the engine asks."""
 
     def seek(self, user: str, slot: int) -> int | None:
@@ -103,7 +103,7 @@ class Engine:
         self,
         model: Model,
         residents: Residents,
-        owner: Owner,
+        host: Host,
         links: Links,
         batch_max: int,
         clock_us: Clock,
@@ -117,7 +117,7 @@ class Engine:
         self.num_rejected = 0
         self.log: Log | None = None
         """Where what is learned is logged."""
-        self._owner = owner
+        self._host = host
         self._links = links
         self._clock_us = clock_us
         self._validator = Validator(model.observation)
@@ -331,7 +331,7 @@ class Engine:
             self.sessions.last_seq[entry] = applied_seq
         self.residents.dirty[row] = DIRTY
         self.residents.used_us[row] = began_us
-        self._owner.note_change()
+        self._host.note_change()
         self.num_updates += 1
         raw = self.layout.result_struct.pack(
             event.seq,
@@ -371,7 +371,7 @@ class Engine:
         """Open a tag if its user is here; None if that is to be waited for."""
         request = tag.request
         try:
-            row = self._owner.seek(tag.user, tag.slot)
+            row = self._host.seek(tag.user, tag.slot)
             if row is None:
                 return None
             entry = self._open_session(row, request.session_id)
@@ -412,7 +412,7 @@ class Engine:
 
     def _seek_for(self, caller: Caller) -> None:
         try:
-            row = self._owner.seek(caller.user, caller.slot)
+            row = self._host.seek(caller.user, caller.slot)
         except Refused as error:
             caller.answer(error.rejection)
             return
@@ -548,7 +548,7 @@ class Engine:
         """Something of these rows is to be journaled: a state, or how far a session is."""
         self.residents.dirty[rows] = DIRTY
         self.residents.used_us[rows] = now_us
-        self._owner.note_change()
+        self._host.note_change()
 
     def _settle(self, taken: Waiting, index: int, results: Records, now_us: int) -> tuple[pb.Rejection | None, bool]:
         """The unusual: why an event is rejected, if it is, and whether it is to be learned from. Consumes its seq."""

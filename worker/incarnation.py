@@ -90,6 +90,7 @@ class Incarnation:
             async with asyncio.TaskGroup() as tasks:
                 self.acting.begin(tasks)
                 self.acting.start(self.ownership.journal())
+                self.acting.start(self.ownership.sweep())
                 tasks.create_task(self._step_on())
                 tasks.create_task(self._tell_status())
                 if self.log is not None:

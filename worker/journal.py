@@ -39,6 +39,9 @@ from worker.slots import Attempt, Read, Slots
 SLICE_ROWS = 512
 SEGMENT_BYTES_MAX = 4 << 20
 CARRY_BYTES_MAX = 4 << 20
+LOOP_SHARE = 20
+"""Of the serving loop's time the journal takes one part in so many, as far as its heartbeat allows: under load segments
+are fewer and hold each user once."""
 SEGMENTS_MIN = 16
 """A journal this short is never cleaned."""
 RESOLVE_SLOTS = 4 * TOGETHER_MAX
@@ -63,6 +66,7 @@ class Journal:
         self._is_deleting = False
         self._num_rows: dict[int, int] = {}
         self._last_segment_us = me.clock_us()
+        self._busy_us = 0
         self._last_resolve_us = me.clock_us()
 
     def note_change(self) -> None:
@@ -105,6 +109,7 @@ class Journal:
         """Gather what is DIRTY and what is carried, and have it land. Raises Fenced."""
         self.is_in_flight = True
         began_us = self._me.clock_us()
+        self._busy_us = 0
         number = self.landed + 1
         writer = SegmentWriter(self._residents.slab.state.shape[1])
         parts = yield from self._gather(writer)
@@ -131,7 +136,8 @@ class Journal:
                 yield Wait(self.work)
             elif due_us <= 0 or not (yield Wait(self.work, due_us)):
                 break
-        while (due_us := self._last_segment_us + timing.journal_interval_us - clock_us()) > 0:
+        interval_us = max(timing.journal_interval_us, min(timing.heartbeat_us, LOOP_SHARE * self._busy_us))
+        while (due_us := self._last_segment_us + interval_us - clock_us()) > 0:
             if (yield Wait(self.quick, due_us)):
                 break
         self.quick.clear()
@@ -139,18 +145,22 @@ class Journal:
 
     def _gather(self, writer: SegmentWriter) -> Flow[list[Gathered]]:
         slab = self._residents.slab
+        clock_us = self._me.clock_us
         parts: list[Gathered] = []
+        began_us = clock_us()
         rows = self._choose()
         generations = slab.generation[rows]
         for part in _slices(len(rows)):
             if part.start:
                 yield Pause()
+                began_us = clock_us()
             same = slab.generation[rows[part]] == generations[part]
             chosen = rows[part][same & self._slots.journaled(slab.slot[rows[part]])]
             gathered, marks = self._residents.gather(chosen, self._slots.claims)
             self._residents.send(marks)
             parts.append(marks)
             writer.add(gathered)
+            self._busy_us += clock_us() - began_us
         return parts
 
     def _footer(self, number: int, first: int, attempts: list[tuple[int, Attempt]]) -> SegmentFooter:
@@ -166,7 +176,9 @@ class Journal:
         for index, marks in enumerate(parts):
             if index:
                 yield Pause()
+            began_us = self._me.clock_us()
             self._me.tell.durable(self._residents.land(marks, number, self._slots.standing()))
+            self._busy_us += self._me.clock_us() - began_us
         if len(self._residents.changed()):
             self.note_change()
 

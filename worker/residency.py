@@ -75,22 +75,16 @@ class Residency:
     def take_over(self, rows: Rows, patience_us: int) -> Flow[int]:
         """Make the first of these rows, which came with claims, resident: as many as there is room for. Returns how
         many; 0: for so long nobody has left, or the worker stops."""
-        residents, clock_us = self._residents, self._me.clock_us
-        began_us = clock_us()
-        while not self._me.is_closing:
-            if residents.slab.num_free:
-                coming = rows.take(np.arange(min(len(rows), residents.slab.num_free)))
-                at = residents.take_over(coming)
-                residents.used_us[at] = clock_us()
-                self._journal.note_change()
-                if coming.forgotten.any():
-                    self._me.start(self._bury_all(self._burial(at[coming.forgotten])))
-                return len(coming)
-            if not (yield from self._make_room()):
-                if clock_us() - began_us > patience_us:
-                    break
-                yield Wait(self._journal.landing, self._me.timing.heartbeat_us)
-        return 0
+        residents = self._residents
+        if not (yield from self._make_room(patience_us)) or self._me.is_closing:
+            return 0
+        coming = rows.take(np.arange(min(len(rows), residents.slab.num_free)))
+        at = residents.take_over(coming)
+        residents.used_us[at] = self._me.clock_us()
+        self._journal.note_change()
+        if coming.forgotten.any():
+            self._me.start(self._bury_all(self._burial(at[coming.forgotten])))
+        return len(coming)
 
     def _admit(self, user: str, slot: int) -> int:
         row = self._residents.admit(user, slot)
@@ -118,8 +112,8 @@ class Residency:
     def _come(self, user: str, slot: int) -> Flow[None]:
         """A user comes, from its record or as new. Raises Refused or StoreError."""
         claim = self._slots.claim(slot)
-        stored = yield Get(record_key(slot, user))
-        if not (yield from self._make_room()):
+        stored = None if self._slots.virgin[slot] else (yield Get(record_key(slot, user)))
+        if not (yield from self._make_room(2 * self._me.timing.heartbeat_us)):
             most = self._residents.slab.residents_max
             text = f"all {most} resident users are taken and none can leave now"
             raise Refused(rejection(pb.REASON_OVERLOADED, "user_id", text, 1000))
@@ -160,13 +154,19 @@ class Residency:
         residents.drop_rows(leaving)
         return len(leaving)
 
-    def _make_room(self) -> Flow[bool]:
-        """Until a row is free; False: nobody can leave now."""
+    def _make_room(self, patience_us: int) -> Flow[bool]:
+        """Until a row is free; False: for so long nobody could leave. An eviction that began before this was asked says
+        nothing, and who is DIRTY can leave when the next segment has landed."""
+        clock_us = self._me.clock_us
+        since_us = clock_us()
         while self._residents.slab.is_full:
+            began_before = self._is_evicting
             self.evict_soon()
             yield Wait(self._room)
-            if self._residents.slab.is_full and not self._num_evicted:
-                return False
+            if self._residents.slab.is_full and not self._num_evicted and not began_before:
+                if clock_us() - since_us >= patience_us:
+                    return False
+                yield Wait(self._journal.landing, self._me.timing.heartbeat_us)
         return True
 
     def _evict(self) -> Flow[None]:

@@ -23,14 +23,15 @@ def serve_worker(settings: WorkerSettings, search_path: Path, end_with_stdin: bo
     check_not_shadowed()
     choose_transport()
     ready = _prepare("worker", settings.name, end_with_stdin)
-    from evercurrent.models.loading import ModelLoadError, load_model
     from persistence import StoreError, StoreMisconfigured, parse_url
-    from worker.server import serve
 
     try:
         parse_url(settings.store)
     except StoreMisconfigured as error:
         raise SettingsError(f"worker: {error}") from error
+    from evercurrent.models.loading import ModelLoadError, load_model
+    from worker.server import serve
+
     try:
         model = load_model(settings.model, settings.weights, search_path)
         uvloop.run(serve(settings, model, ready))

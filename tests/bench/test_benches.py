@@ -56,9 +56,25 @@ THROUGHPUT = {
     *(f"exchange_sqlite_over_memory{part}" for part in RATIO_PARTS),
     *(f"sessions_256_sqlite_over_memory{part}" for part in RATIO_PARTS),
 }
+DURABILITY = {
+    "offered_per_s",
+    "store_normal_p99_ms",
+    "store_slow_p99_ms",
+    "store_down_p99_ms",
+    "puts_per_s_per_worker",
+    "puts_per_session",
+    "durable_lag_p99_ms",
+    "durable_lag_sqlite_p99_ms",
+    "at_risk_max_store_down",
+    "catch_up_s",
+    *(f"p99_ratio_slow_store{part}" for part in RATIO_PARTS),
+    *(f"p99_ratio_store_down{part}" for part in RATIO_PARTS),
+}
 
 
-@pytest.mark.parametrize(("name", "expected"), [("latency", LATENCY), ("throughput", THROUGHPUT)])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("latency", LATENCY), ("throughput", THROUGHPUT), ("durability", DURABILITY)]
+)
 def test_a_quick_run_writes_the_contract(name: str, expected: set[str], tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     command = [sys.executable, "-m", "bench", name, "--quick", "--seed", "3", "--json", str(path)]
@@ -83,7 +99,7 @@ def test_a_quick_run_writes_the_contract(name: str, expected: set[str], tmp_path
 def test_help_teaches_what_the_numbers_mean() -> None:
     shown = CliRunner().invoke(app, ["--help"])
     assert shown.exit_code == 0
-    for word in ("latency", "throughput", "floor", "x_aa", "metrics"):
+    for word in ("latency", "throughput", "durability", "floor", "x_aa", "metrics"):
         assert word in shown.output
 
 

@@ -185,6 +185,46 @@ def test_a_session_reply_that_is_not_the_next_applied_update_ends_the_bench(repl
         load.check_session(load.Replies(np.zeros(2, np.int64), [good, reply]), 5)
 
 
+class DurablePeer:
+    """A session that answers each request at once and tells watermarks when it is half-closed, a millisecond apart."""
+
+    def __init__(self, clock: SteppedClock, watermarks: Sequence[int]) -> None:
+        self.clock = clock
+        self.watermarks = deque(watermarks)
+        self.replies: asyncio.Queue[object] = asyncio.Queue()
+        self.num_written = 0
+
+    async def write(self, request: bytes) -> None:
+        self.num_written += 1
+        self.replies.put_nowait(session_reply(self.num_written, observation_pb2.STATUS_APPLIED))
+
+    async def done_writing(self) -> None:
+        for seq in self.watermarks:
+            watermark = session_pb2.Watermark(durable_seq=seq)
+            self.replies.put_nowait(session_pb2.SessionResponse(watermark=watermark).SerializeToString())
+        self.replies.put_nowait(grpc.aio.EOF)
+
+    async def read(self) -> object:
+        reply = await self.replies.get()
+        self.clock.at_ns += MS
+        return reply
+
+
+async def test_an_observation_lags_until_a_watermark_covers_it() -> None:
+    clock = SteppedClock()
+    intended_ns = np.array([1, 2, 3, 4], np.int64)
+    lags_ns = await load.durable_lags(DurablePeer(clock, [1, 3, 4]), [b""] * 4, intended_ns, clock)
+    told_ns = lags_ns + intended_ns
+    assert (np.diff(told_ns) == [MS, 0, MS]).all()
+
+
+@pytest.mark.parametrize("watermarks", [[], [1, 3]])
+async def test_what_is_never_told_to_be_durable_ends_the_bench(watermarks: list[int]) -> None:
+    clock = SteppedClock()
+    with pytest.raises(WrongReplyError, match=r"4 were applied and [03] are durable"):
+        await load.durable_lags(DurablePeer(clock, watermarks), [b""] * 4, np.zeros(4, np.int64), clock)
+
+
 def exchange_reply(statuses: bytes) -> bytes:
     results = wire_pb2.WireResultColumns(statuses=statuses)
     if observation_pb2.STATUS_REJECTED in statuses:

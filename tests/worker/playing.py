@@ -40,7 +40,7 @@ class Told:
         pass
 
 
-class Host:
+class PlayedHost:
     """Admits every user at once, but those who are `away`."""
 
     def __init__(self, residents: Residents) -> None:
@@ -58,6 +58,6 @@ class Played(Engine):
     """An engine with its surroundings."""
 
     def __init__(self, model: Model, residents_max: int, batch_max: int, clock_us: Clock) -> None:
-        self.host = Host(Residents(model.initial_state().detach().numpy(), residents_max))
+        self.host = PlayedHost(Residents(model.initial_state().detach().numpy(), residents_max))
         self.told = Told()
         super().__init__(model.requires_grad_(False), self.host.residents, self.host, self.told, batch_max, clock_us)
