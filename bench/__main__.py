@@ -82,7 +82,7 @@ def scale(
     quick: Quick = False,
     json: Json = None,
     seed: Seed = 1,
-    rate: Annotated[float, typer.Option("--rate", help="Offered updates a second.", min=2)] = 1000.0,
+    rate: Annotated[float, typer.Option("--rate", help="Offered updates a second.", min=2)] = 500.0,
 ) -> None:
     """What 1 k to 1 M residents cost in memory and in the time of an update, and how fast they come back.
 

@@ -64,7 +64,7 @@ class Sizes:
 
 FULL = Sizes(
     residents=(1_024, 10_240, 100_096, 1_000_192),
-    num_pairs=15,
+    num_pairs=25,
     block_s=1.0,
     hydrated=20_480,
     hydration_room=2_048,
