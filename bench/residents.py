@@ -6,8 +6,9 @@ and lone events of users drawn at random at Poisson times.
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from tempfile import TemporaryFile
@@ -32,6 +33,9 @@ CHUNK_FRAMES = 256
 WINDOW_FRAMES = 8
 STOP_TIMEOUT_S = 20.0
 STDERR_TAIL_BYTES = 4096
+
+RETRY_AFTER_S = 1.0
+"""When who was refused for want of room comes again: as workers say."""
 
 User = tuple[str, str]
 """A user id and the id of its session."""
@@ -76,14 +80,16 @@ def drawn_users(prefix: str, num_users: int) -> list[User]:
 
 @dataclass(slots=True)
 class Population:
-    """Users with a session each, tags 0, 1, 2 … of one stream. `seqs` and `durable` by tag: what was sent last, and
-    what is known to be durable of those that are watched."""
+    """Users with a session each, tags 0, 1, 2 … of one stream. By tag: `seqs`, what was sent last, `versions`, what
+    answers told, and `durable`, what is known to be of those that are watched. `num_refused`: how often a user was told
+    to come back later."""
 
     stream: Any
     traffic: Traffic
     layout: Layout
     num_users: int
     num_watched: int
+    num_refused: int = 0
     seqs: NDArray[np.uint64] = field(init=False)
     durable: NDArray[np.uint64] = field(init=False)
     versions: NDArray[np.uint64] = field(init=False)
@@ -120,16 +126,41 @@ class Population:
         return -(-num_users // (CHUNK_FRAMES * FRAME_EVENTS))
 
     async def open(self, users: Sequence[User], first_tag: int = 0, advance: Callable[[], None] | None = None) -> None:
-        """Open a session of each of these under adjacent tags, so many at once as a worker lets wait."""
-        for start in range(0, len(users), OPENS_A_FRAME):
-            group = users[start : start + OPENS_A_FRAME]
-            request = traffic.link_tag_opens(first_tag + start, group, self.num_users - self.num_watched)
-            await self.stream.write(request)
-            num_opened = 0
-            while num_opened < len(group):
-                num_opened += len(self._taken(await load.read(self.stream)).opens)
+        """Open a session of each of these under adjacent tags, so many at once as a worker lets wait. Who is told to
+        come back later does."""
+        tagged = dict(enumerate(users, first_tag))
+        for start in range(first_tag, first_tag + len(users), OPENS_A_FRAME):
+            stop = min(start + OPENS_A_FRAME, first_tag + len(users))
+            refused = await self._open_once({tag: tagged[tag] for tag in range(start, stop)})
+            while refused:
+                refused = await self._open_once({tag: tagged[tag] for tag in refused}, RETRY_AFTER_S)
             if advance is not None:
                 advance()
+
+    async def _open_once(self, users: Mapping[int, User], after_s: float = 0.0) -> list[int]:
+        """Open these tags after so many seconds; those that were told to come back later.
+
+        Raises:
+            WrongReplyError: one was refused for good.
+        """
+        await asyncio.sleep(after_s)
+        await self.stream.write(traffic.link_tag_opens(users.items(), self.num_users - self.num_watched))
+        refused: list[int] = []
+        num_answered = 0
+        while num_answered < len(users):
+            answers = self._taken(await load.read(self.stream)).opens
+            num_answered += len(answers)
+            for answer in answers:
+                if answer.HasField("rejection"):
+                    if answer.rejection.reason != observation_pb2.REASON_OVERLOADED:
+                        raise WrongReplyError(f"a session was not opened: {answer.rejection}")
+                    refused.append(answer.tag)
+                else:
+                    self.seqs[answer.tag] = answer.applied_seq
+                    self.versions[answer.tag] = answer.version
+                    self.durable[answer.tag] = answer.durable_seq
+        self.num_refused += len(refused)
+        return refused
 
     async def touch(self, first_tag: int, num_users: int, advance: Callable[[], None] | None = None) -> None:
         """One update of each of these users, whole frames of them."""
@@ -220,19 +251,14 @@ class Population:
         return results
 
     def _taken(self, raw: bytes) -> worker_pb2.LinkResults:
-        """A message, with its watermarks and opens noted.
+        """A message, with its watermarks noted.
 
         Raises:
-            WrongReplyError: a session was not opened, or given up.
+            WrongReplyError: a session was given up.
         """
         frame = worker_pb2.LinkResponse.FromString(raw).frame
-        refused = [opened.rejection for opened in frame.opens if opened.HasField("rejection")]
-        if refused or frame.ended:
-            raise WrongReplyError(f"a session was not opened or ended: {refused[0] if refused else frame.ended[0]}")
-        for opened in frame.opens:
-            self.seqs[opened.tag] = opened.applied_seq
-            self.versions[opened.tag] = opened.version
-            self.durable[opened.tag] = opened.durable_seq
+        if frame.ended:
+            raise WrongReplyError(f"a session was ended: {frame.ended[0]}")
         if frame.watermarks:
             marks = watermarks(frame.watermarks)
             self.durable[marks["tag"]] = marks["durable_seq"]

@@ -321,7 +321,7 @@ async def _measure_hydration(bench: Bench, empty: Empty) -> list[Metric]:
                 await group.until_durable()
                 await group.leave(0, FRAME_EVENTS)
                 advance()
-        began_s = time.monotonic()
+        began_s, refused_before = time.monotonic(), group.num_refused
         with bench.watch.stage("users come back", num_back // FRAME_EVENTS) as advance:
             for start in range(0, num_back, FRAME_EVENTS):
                 await group.open(users[start : start + FRAME_EVENTS])
@@ -329,8 +329,12 @@ async def _measure_hydration(bench: Bench, empty: Empty) -> list[Metric]:
                 await group.leave(0, FRAME_EVENTS)
                 advance()
         elapsed_s = time.monotonic() - began_s
+        num_refused = group.num_refused - refused_before
     text = f"users a second who come back, {FRAME_EVENTS} at once, as others leave; room for {sizes.hydration_room:,}"
-    return [Metric("hydrate_users_per_s", num_back / elapsed_s, text)]
+    return [
+        Metric("hydrate_users_per_s", num_back / elapsed_s, text),
+        Metric("hydrate_refused", num_refused, "of them told to come again a second later: nobody could leave"),
+    ]
 
 
 # --- a worker dies ----------------------------------------------------------------------------------------------------

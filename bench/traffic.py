@@ -5,7 +5,7 @@ Letters in array names: N events, K id fields.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,8 +100,9 @@ def link_request(events: bytes) -> bytes:
 def link_opens(users: Sequence[tuple[str, str]], num_slots: int) -> Iterator[bytes]:
     """Serialised messages that open a link and, under tags 0, 1, 2 …, a session a (user id, session id)."""
     yield link_open(num_slots)
-    for start in range(0, len(users), OPENS_A_FRAME):
-        yield link_tag_opens(start, users[start : start + OPENS_A_FRAME])
+    tagged = list(enumerate(users))
+    for start in range(0, len(tagged), OPENS_A_FRAME):
+        yield link_tag_opens(tagged[start : start + OPENS_A_FRAME])
 
 
 def link_open(num_slots: int, owned_slots: Sequence[int] = ()) -> bytes:
@@ -110,9 +111,9 @@ def link_open(num_slots: int, owned_slots: Sequence[int] = ()) -> bytes:
     return worker_pb2.LinkRequest(open=opening).SerializeToString()
 
 
-def link_tag_opens(first_tag: int, users: Sequence[tuple[str, str]], first_watched: int | None = None) -> bytes:
-    """A serialised message that opens a session a (user id, session id). Tags from `first_watched` on are told their
-    watermarks."""
+def link_tag_opens(users: Iterable[tuple[int, tuple[str, str]]], first_watched: int | None = None) -> bytes:
+    """A serialised message that opens a session a tag and (user id, session id). Tags from `first_watched` on are told
+    their watermarks."""
     tag_opens = [
         worker_pb2.LinkTagOpen(
             tag=tag,
@@ -121,6 +122,6 @@ def link_tag_opens(first_tag: int, users: Sequence[tuple[str, str]], first_watch
             slot=slot_of(user_key("", user)),
             watermarks=first_watched is not None and tag >= first_watched,
         )
-        for tag, (user, session) in enumerate(users, first_tag)
+        for tag, (user, session) in users
     ]
     return worker_pb2.LinkRequest(frame=worker_pb2.LinkFrame(opens=tag_opens)).SerializeToString()

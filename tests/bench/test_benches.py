@@ -84,6 +84,7 @@ SCALE = {
     "journal_encode_ms_per_10k",
     "journal_finish_ms_per_10k",
     "hydrate_users_per_s",
+    "hydrate_refused",
     "recover_2k_s",
     "recover_2k_first_reply_s",
     *(f"p99_ratio_10k_over_1k{part}" for part in RATIO_PARTS),

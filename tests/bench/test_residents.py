@@ -8,7 +8,7 @@ from collections import deque
 import numpy as np
 import pytest
 
-from bench import echo
+from bench import echo, residents
 from bench.residents import Population, drawn_users
 from bench.run import WrongReplyError
 from bench.traffic import FRAME_EVENTS, Traffic
@@ -98,15 +98,37 @@ async def test_durable_is_what_watermarks_tell() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        worker_pb2.LinkResults(opens=[worker_pb2.LinkTagOpened(rejection=observation_pb2.Rejection())]),
         worker_pb2.LinkResults(ended=[worker_pb2.LinkTagEnded()]),
         worker_pb2.LinkResults(results=np.zeros(1, LAYOUT.result_dtype).tobytes()),
     ],
 )
-async def test_a_session_refused_or_given_up_or_an_event_not_applied_ends_the_bench(
+async def test_a_session_given_up_or_an_event_not_applied_ends_the_bench(
     said: worker_pb2.LinkResults,
 ) -> None:
     worker = FakeWorker()
     worker.said.append(said)
     with pytest.raises(WrongReplyError):
         await population(worker, 1).update(np.zeros(1, np.int64))
+
+
+def refusal(tag: int, reason: observation_pb2.Reason) -> worker_pb2.LinkResults:
+    rejection = observation_pb2.Rejection(reason=reason)
+    return worker_pb2.LinkResults(opens=[worker_pb2.LinkTagOpened(tag=tag, rejection=rejection)])
+
+
+async def test_who_is_told_to_come_back_later_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(residents, "RETRY_AFTER_S", 0)
+    worker = FakeWorker()
+    worker.said.extend(refusal(tag, observation_pb2.REASON_OVERLOADED) for tag in (8, 9))
+    users = population(worker, 10)
+    await users.open(drawn_users("u", 3), first_tag=7)
+    opened = [[tag_open.tag for tag_open in request.frame.opens] for request in worker.requests]
+    assert opened == [[7, 8, 9], [8, 9]]
+    assert users.num_refused == 2
+
+
+async def test_a_session_that_is_refused_for_good_ends_the_bench() -> None:
+    worker = FakeWorker()
+    worker.said.append(refusal(0, observation_pb2.REASON_DATA_LOSS))
+    with pytest.raises(WrongReplyError, match="DATA_LOSS"):
+        await population(worker, 1).open(drawn_users("u", 1))
