@@ -77,6 +77,25 @@ def durability(
     run_and_report("durability", json, seed, lambda watch: measure(Options(quick, seed), watch, rate))
 
 
+@app.command()
+def scale(
+    quick: Quick = False,
+    json: Json = None,
+    seed: Seed = 1,
+    rate: Annotated[float, typer.Option("--rate", help="Offered updates a second.", min=2)] = 500.0,
+) -> None:
+    """What 1 k to 1 M residents cost in memory and in the time of an update, and how fast they come back.
+
+    Workers without a router, fed on Link streams, with 32-float states and a session a user. --quick stops at 10 k.
+    bytes_per_resident is the whole process over its residents. gap is the longest pause between two answers to one
+    session while the journal is cleaned; gap_echo is the same without a worker. recover is from asking the heir of a
+    killed worker until users of all slots have an answer.
+    """
+    from bench.scale import measure
+
+    run_and_report("scale", json, seed, lambda watch: measure(Options(quick, seed), watch, rate))
+
+
 def run_and_report(name: str, path: Path | None, seed: int, measure: Callable[[Watch], tuple[Metric, ...]]) -> None:
     """Runs one bench and reports it. Ctrl-C, or a reply that is no applied update, ends what was started and writes
     nothing."""

@@ -49,7 +49,7 @@ class Sizes:
 
 
 FULL = Sizes(num_pairs=25, block_s=1.0, window_s=10.0, user_sessions=8)
-QUICK = Sizes(num_pairs=15, block_s=0.1, window_s=1.0, user_sessions=1)
+QUICK = Sizes(num_pairs=15, block_s=0.05, window_s=0.5, user_sessions=1)
 
 
 @dataclass(frozen=True, slots=True)

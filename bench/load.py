@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -85,12 +85,19 @@ async def open_exchange(channel: grpc.aio.Channel, opens: Sequence[bytes], num_t
     return await _open_tags(_call(channel, "SessionService/Exchange"), opens, num_tags, _exchange_opens)
 
 
-async def open_link(channel: grpc.aio.Channel, opens: Sequence[bytes], num_tags: int) -> Any:
+async def begin_link(channel: grpc.aio.Channel, opening: bytes) -> tuple[Any, admin_pb2.ModelDescription]:
+    """A Link stream to a worker that has answered the link's own open, and what it serves."""
+    call = _call(channel, "WorkerService/Link")
+    await call.write(opening)
+    return call, worker_pb2.LinkResponse.FromString(await read(call)).opened.model
+
+
+async def open_link(channel: grpc.aio.Channel, opens: Iterable[bytes], num_tags: int) -> Any:
     """A Link stream to a worker on which all tags are open. `opens` is `traffic.link_opens`."""
     return await _open_tags(_call(channel, "WorkerService/Link"), opens, num_tags, _link_opens)
 
 
-async def _open_tags(call: Any, opens: Sequence[bytes], num_tags: int, opened: Callable[[bytes], Sequence[Any]]) -> Any:
+async def _open_tags(call: Any, opens: Iterable[bytes], num_tags: int, opened: Callable[[bytes], Sequence[Any]]) -> Any:
     """Sends each message when all tags of those before are open. A worker bounds how many wait for their users."""
     num_opened = 0
     for number, message in enumerate(opens):
@@ -186,6 +193,36 @@ async def open_loop(stream: Stream, requests: Sequence[bytes], intended_ns: NDAr
         group.create_task(send())
         group.create_task(receive())
     return Replies(latencies_ns, raw)
+
+
+async def open_loop_of_frames(
+    stream: Stream,
+    requests: Sequence[bytes],
+    intended_ns: NDArray[np.int64],
+    clock: Clock,
+    numbers: Callable[[bytes], NDArray[np.int64]],
+) -> NDArray[np.int64]:
+    """As `open_loop`, on a stream whose replies answer several requests, in any order: `numbers` tells which."""
+    latencies_ns = np.empty(len(requests), np.int64)
+
+    async def send() -> None:
+        for request, at_ns in zip(requests, intended_ns.tolist(), strict=True):
+            await clock.sleep_until(at_ns)
+            await stream.write(request)
+
+    async def receive() -> None:
+        num_answered = 0
+        while num_answered < len(requests):
+            raw = await read(stream)
+            now_ns = clock.now_ns()
+            answered = numbers(raw)
+            latencies_ns[answered] = now_ns - intended_ns[answered]
+            num_answered += len(answered)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(send())
+        group.create_task(receive())
+    return latencies_ns
 
 
 async def durable_lags(

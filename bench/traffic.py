@@ -5,7 +5,7 @@ Letters in array names: N events, K id fields.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evercurrent.slots import slot_of, user_key
 from evercurrent.v1 import admin_pb2, columns_pb2, observation_pb2, session_pb2, wire_pb2, worker_pb2
-from evercurrent.wire import Layout
+from evercurrent.wire import Layout, Records
 
 FRAME_EVENTS = 256
 OPENS_A_FRAME = 1024
@@ -54,15 +54,20 @@ class Traffic:
 
     def link_frame(self, first_tag: int, seq: int) -> bytes:
         """The same as a frame of a router to a worker."""
-        ids_NK, outcomes_N = self._draw(FRAME_EVENTS)
-        events = np.zeros(FRAME_EVENTS, Layout.of(self.model).event_dtype)
-        events["seq"] = seq
+        tags = np.arange(first_tag, first_tag + FRAME_EVENTS)
+        return link_request(self.link_events(tags, np.full(FRAME_EVENTS, seq)).tobytes())
+
+    def link_events(self, tags: NDArray[np.integer], seqs: NDArray[np.integer]) -> Records:
+        """Observations of these sessions as a router's records."""
+        ids_NK, outcomes_N = self._draw(len(tags))
+        events = np.zeros(len(tags), Layout.of(self.model).event_dtype)
+        events["seq"] = seqs
         events["event_time_us"] = 1
         events["ids"] = ids_NK
-        events["tag"] = np.arange(first_tag, first_tag + FRAME_EVENTS)
+        events["tag"] = tags
         events["outcome"] = outcomes_N[:, None]
         events["kind"] = columns_pb2.EVENT_KIND_OBSERVATION
-        return worker_pb2.LinkRequest(frame=worker_pb2.LinkFrame(events=events.tobytes())).SerializeToString()
+        return events
 
     def _draw(self, num_events: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Ids [N, K], each field uniform over its size, and outcomes [N] of 0 or 1."""
@@ -87,14 +92,36 @@ def exchange_opens(users: Sequence[str]) -> list[bytes]:
     return [message.SerializeToString() for message in messages]
 
 
-def link_opens(users: Sequence[tuple[str, str]], num_slots: int) -> list[bytes]:
+def link_request(events: bytes) -> bytes:
+    """A serialised message of a router to a worker: records of events."""
+    return worker_pb2.LinkRequest(frame=worker_pb2.LinkFrame(events=events)).SerializeToString()
+
+
+def link_opens(users: Sequence[tuple[str, str]], num_slots: int) -> Iterator[bytes]:
     """Serialised messages that open a link and, under tags 0, 1, 2 …, a session a (user id, session id)."""
+    yield link_open(num_slots)
+    tagged = list(enumerate(users))
+    for start in range(0, len(tagged), OPENS_A_FRAME):
+        yield link_tag_opens(tagged[start : start + OPENS_A_FRAME])
+
+
+def link_open(num_slots: int, owned_slots: Sequence[int] = ()) -> bytes:
+    """A serialised message that opens a link; those of `owned_slots` that have users are to be claimed at once."""
+    opening = worker_pb2.LinkOpen(protocol_version=1, router="bench", slots=num_slots, owned_slots=owned_slots)
+    return worker_pb2.LinkRequest(open=opening).SerializeToString()
+
+
+def link_tag_opens(users: Iterable[tuple[int, tuple[str, str]]], first_watched: int | None = None) -> bytes:
+    """A serialised message that opens a session a tag and (user id, session id). Tags from `first_watched` on are told
+    their watermarks."""
     tag_opens = [
-        worker_pb2.LinkTagOpen(tag=tag, user_id=user, session_id=session, slot=slot_of(user_key("", user)))
-        for tag, (user, session) in enumerate(users)
+        worker_pb2.LinkTagOpen(
+            tag=tag,
+            user_id=user,
+            session_id=session,
+            slot=slot_of(user_key("", user)),
+            watermarks=first_watched is not None and tag >= first_watched,
+        )
+        for tag, (user, session) in users
     ]
-    messages = [worker_pb2.LinkRequest(open=worker_pb2.LinkOpen(protocol_version=1, router="bench", slots=num_slots))]
-    for start in range(0, len(tag_opens), OPENS_A_FRAME):
-        frame = worker_pb2.LinkFrame(opens=tag_opens[start : start + OPENS_A_FRAME])
-        messages.append(worker_pb2.LinkRequest(frame=frame))
-    return [message.SerializeToString() for message in messages]
+    return worker_pb2.LinkRequest(frame=worker_pb2.LinkFrame(opens=tag_opens)).SerializeToString()

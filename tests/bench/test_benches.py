@@ -70,11 +70,29 @@ DURABILITY = {
     *(f"p99_ratio_slow_store{part}" for part in RATIO_PARTS),
     *(f"p99_ratio_store_down{part}" for part in RATIO_PARTS),
 }
+SCALE = {
+    "offered_per_s",
+    "update_1k_p99_ms",
+    "update_10k_p99_ms",
+    "memory_empty_mib",
+    "memory_10k_mib",
+    "bytes_per_resident",
+    "bytes_per_resident_grown",
+    "gap_max_ms",
+    "gap_echo_max_ms",
+    "gap_cleaned_segments",
+    "journal_encode_ms_per_10k",
+    "journal_finish_ms_per_10k",
+    "hydrate_users_per_s",
+    "hydrate_refused",
+    "recover_2k_s",
+    "recover_2k_first_reply_s",
+    *(f"p99_ratio_10k_over_1k{part}" for part in RATIO_PARTS),
+}
+EXPECTED = {"latency": LATENCY, "throughput": THROUGHPUT, "durability": DURABILITY, "scale": SCALE}
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [("latency", LATENCY), ("throughput", THROUGHPUT), ("durability", DURABILITY)]
-)
+@pytest.mark.parametrize(("name", "expected"), EXPECTED.items())
 def test_a_quick_run_writes_the_contract(name: str, expected: set[str], tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     command = [sys.executable, "-m", "bench", name, "--quick", "--seed", "3", "--json", str(path)]
@@ -99,7 +117,7 @@ def test_a_quick_run_writes_the_contract(name: str, expected: set[str], tmp_path
 def test_help_teaches_what_the_numbers_mean() -> None:
     shown = CliRunner().invoke(app, ["--help"])
     assert shown.exit_code == 0
-    for word in ("latency", "throughput", "durability", "floor", "x_aa", "metrics"):
+    for word in (*EXPECTED, "floor", "x_aa", "metrics"):
         assert word in shown.output
 
 
