@@ -30,6 +30,9 @@ NUM_USERS = 24
 RESULTS_BETWEEN_KILLS = (100, 1500)
 RETRY_S = 0.05
 
+BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED, grpc.StatusCode.CANCELLED)
+"""How a stream may end here: its worker is gone or owns the user no more, or gRPC itself broke it off."""
+
 
 class BrokenPromiseError(AssertionError):
     """An event was lost, doubled or out of order. The text says whose and where."""
@@ -67,7 +70,7 @@ class Producer:
             try:
                 await self._stream(stub, stop)
             except grpc.aio.AioRpcError as error:
-                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED):
+                if error.code() not in BROKEN:
                     raise
                 await asyncio.sleep(RETRY_S)
             else:
