@@ -63,6 +63,8 @@ class Claims:
         self._residents = residents
         self._journal = journal
         self._residency = residency
+        self._wanted: list[int] = []
+        self._reads: dict[str, list[Read]] = {}
         self._confirmed = set[int]()
         self._is_confirming = False
         self._dropping = set[int]()
@@ -73,7 +75,9 @@ class Claims:
         wanted = [slot for slot in slots if self._slots.state[slot] == FREE]
         if wanted and not self._me.is_closing:
             self._slots.state[wanted] = TAKING
-            self._me.start(self._take(wanted))
+            if not self._wanted:
+                self._me.start(self._take())
+            self._wanted += wanted
 
     def want_stored(self, slots: Iterable[int]) -> None:
         """Claim those of these slots that have a record: somebody's users are there."""
@@ -85,9 +89,10 @@ class Claims:
 
     # --- taking -------------------------------------------------------------------------------------------------
 
-    def _take(self, slots: list[int]) -> Flow[None]:
-        """Find out whose these slots are, and take them from each owner."""
-        owners: dict[str, list[Read]] = {}
+    def _take(self) -> Flow[None]:
+        """Find out whose the wanted slots are, all that were wanted by now, and take them from each owner: of one in
+        turn, so that its journal is read a few times and not once a slot, however its users come."""
+        slots, self._wanted = self._wanted, []
         for part in _parts(slots, TOGETHER_MAX):
             answers = yield from together([Get(slot_key(slot)) for slot in part])
             for slot, answer in zip(part, answers, strict=True):
@@ -95,10 +100,17 @@ class Claims:
                     read = Read.of(slot, answer)
                 except StoreError as error:
                     self._refuse([slot], refusal_of(error, slot))
-                else:
-                    owners.setdefault(read.owner, []).append(read)
-        for owner, reads in owners.items():
-            self._me.start(self._take_from(owner, reads))
+                    continue
+                if read.owner not in self._reads:
+                    self._reads[read.owner] = []
+                    self._me.start(self._take_in_turn(read.owner))
+                self._reads[read.owner].append(read)
+
+    def _take_in_turn(self, owner: str) -> Flow[None]:
+        while reads := self._reads[owner]:
+            self._reads[owner] = []
+            yield from self._take_from(owner, reads)
+        del self._reads[owner]
 
     def _take_from(self, owner: str, reads: list[Read]) -> Flow[None]:
         """Take slots that one incarnation owns, or nobody. Each leaves `left` when its rows are known."""

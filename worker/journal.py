@@ -38,12 +38,16 @@ from worker.slots import Attempt, Read, Slots
 
 SLICE_ROWS = 512
 SEGMENT_BYTES_MAX = 4 << 20
-CARRY_BYTES_MAX = 4 << 20
+CARRY_BYTES_MAX = 256 << 10
+"""Of the oldest segment's rows in one segment; up to SEGMENT_BYTES_MAX of them while the journal is twice too long."""
 LOOP_SHARE = 20
 """Of the serving loop's time the journal takes one part in so many, as far as its heartbeat allows: under load segments
 are fewer and hold each user once."""
 SEGMENTS_MIN = 16
 """A journal this short is never cleaned."""
+ROWS_PER_SEGMENT = 512
+"""A journal may have a segment for so many rows that are needed, besides a few: a million residents fill 61 whole ones,
+and to carry them all again and again would be most of what is written."""
 RESOLVE_SLOTS = 4 * TOGETHER_MAX
 
 
@@ -193,7 +197,8 @@ class Journal:
             changed = np.roll(changed, -int(np.searchsorted(changed, self._next_row)))[:num_max]
             self._next_row = int(changed[-1]) + 1
             self.quick.set()
-        rows = np.concatenate([changed, self._to_carry()[: CARRY_BYTES_MAX // row_bytes]])
+        carry_bytes = CARRY_BYTES_MAX if len(self._num_rows) < 2 * self._num_segments_max() else SEGMENT_BYTES_MAX
+        rows = np.concatenate([changed, self._to_carry()[: max(1, carry_bytes // row_bytes)]])
         ordered: Indices = rows[np.argsort(residents.slab.slot[rows], kind="stable")]
         return ordered
 
@@ -213,9 +218,14 @@ class Journal:
         return carried
 
     def _is_long(self) -> bool:
-        written = sum(self._num_rows.values())
-        needed = sum(self._residents.needed.values())
-        return len(self._num_rows) > SEGMENTS_MIN and (written > 2 * needed or len(self._num_rows) > 4 * SEGMENTS_MIN)
+        num_segments = len(self._num_rows)
+        if num_segments <= SEGMENTS_MIN:
+            return False
+        written, needed = sum(self._num_rows.values()), sum(self._residents.needed.values())
+        return written > 2 * needed or num_segments > self._num_segments_max()
+
+    def _num_segments_max(self) -> int:
+        return 4 * SEGMENTS_MIN + sum(self._residents.needed.values()) // ROWS_PER_SEGMENT
 
     def _first(self) -> int:
         """The oldest segment that is still needed; all stay while a claim that we released is named by its record. It

@@ -22,7 +22,7 @@ from persistence.store import Stored
 from worker.flows import Backoff, Flow, Get, Pause, PutIfAbsent, PutIfMatch, Signal, Wait, together
 from worker.journal import Journal
 from worker.owner import Owner
-from worker.residents import CLEAN, NOWHERE, Indices, Mask, Residents
+from worker.residents import CLEAN, IN_FLIGHT, NOWHERE, Indices, Mask, Residents
 from worker.slots import Slots
 
 EVICT_ROWS = 64
@@ -137,20 +137,13 @@ class Residency:
         how many left."""
         residents = self._residents
         generations = residents.slab.generation[rows]
-        versions = residents.slab.version[rows]
-        segments = residents.segment[rows]
-        unwritten = segments != NOWHERE
+        before, marks = residents.gather(rows, self._slots.claims)
+        unwritten = residents.segment[rows] != NOWHERE
         written = ~unwritten
         if unwritten.any():
-            gathered, _ = residents.gather(rows[unwritten], self._slots.claims)
-            written[unwritten] = yield from self._write_records(gathered)
-        same = (
-            written
-            & (residents.slab.generation[rows] == generations)
-            & (residents.slab.version[rows] == versions)
-            & (residents.segment[rows] == segments)
-        )
-        leaving = rows[same & self._may_leave(rows)]
+            written[unwritten] = yield from self._write_records(before.take(np.flatnonzero(unwritten)))
+        here = written & (residents.slab.generation[rows] == generations)
+        leaving = rows[here][residents.are_as(marks, here) & self._may_leave(rows[here], also_carried=True)]
         residents.drop_rows(leaving)
         return len(leaving)
 
@@ -191,13 +184,14 @@ class Residency:
         most = max(1, min(EVICT_ROWS, len(residents.slab) // 16))
         return sample[np.argsort(residents.used_us[sample], kind="stable")[:most]]
 
-    def _may_leave(self, rows: Indices) -> Mask:
-        """Residents whom nobody feeds and whose newest state a segment of a standing claim, or their record, holds."""
+    def _may_leave(self, rows: Indices, also_carried: bool = False) -> Mask:
+        """Residents whom nobody feeds and whose newest state a segment of a standing claim, or their record, holds;
+        with `also_carried` those whom a segment takes along meanwhile, too: it adds nothing to what stands."""
         residents = self._residents
         may_leave: Mask = (
             residents.slab.resident[rows]
             & (residents.slab.num_tags[rows] == 0)
-            & (residents.dirty[rows] == CLEAN)
+            & ((residents.dirty[rows] == CLEAN) | (also_carried & (residents.dirty[rows] == IN_FLIGHT)))
             & ~residents.unlanded[rows]
             & ~residents.forgotten[rows]
             & self._slots.standing()[residents.slab.slot[rows]]

@@ -214,6 +214,22 @@ class Residents:
         self.sessions.durable_seq[entries] = self.sessions.landed_seq[entries]
         return landed
 
+    def are_as(self, marks: Gathered, chosen: Mask) -> Mask:
+        """Which of the chosen rows, all of the same users still, are as they were gathered: versions, sessions and how
+        far each is. The floor moves with the sessions."""
+        rows = marks.rows[chosen]
+        num_sessions, entries, _ = self.sessions.gather(rows)
+        kept = np.repeat(chosen, marks.num_sessions)
+        same: Mask = (self.slab.version[rows] == marks.versions[chosen]) & (num_sessions == marks.num_sessions[chosen])
+        if not same.all():
+            kept &= np.repeat(_spread(same, chosen), marks.num_sessions)
+            entries = entries[np.repeat(same, num_sessions)]
+        moved = (self.sessions.ids(entries) != marks.ids[kept]).any(axis=1)
+        moved |= self.sessions.last_seq[entries] != marks.last_seqs[kept]
+        owners = np.repeat(np.flatnonzero(same), num_sessions[same])
+        same[owners[moved]] = False
+        return same
+
     def _same_sessions(self, marks: Gathered, chosen: Mask) -> tuple[NDArray[np.int32], U64]:
         """The entries that still are the sessions that were gathered, of the chosen rows, and the seqs gathered. Users
         may have sessions of one id, and a place that was given up may be another user's now."""
@@ -233,3 +249,10 @@ class Residents:
         self.segment[rows] = NOWHERE
         self.unlanded[rows] = self.forgotten[rows] = False
         self.landed_version[rows] = self.durable_version[rows] = 0
+
+
+def _spread(values: Mask, chosen: Mask) -> Mask:
+    """Values of the chosen ones, in the place of each; the others are False."""
+    spread = np.zeros(len(chosen), np.bool_)
+    spread[chosen] = values
+    return spread

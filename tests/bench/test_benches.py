@@ -86,7 +86,6 @@ SCALE = {
     "hydrate_users_per_s",
     "hydrate_refused",
     "recover_2k_s",
-    "recover_2k_first_reply_s",
     *(f"p99_ratio_10k_over_1k{part}" for part in RATIO_PARTS),
 }
 EXPECTED = {"latency": LATENCY, "throughput": THROUGHPUT, "durability": DURABILITY, "scale": SCALE}

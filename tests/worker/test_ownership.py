@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
+import numpy as np
 import pytest
 
 from evercurrent.v1 import observation_pb2 as pb
 from persistence.keys import JOURNAL_PREFIX, SLOTS_PREFIX, journal_prefix, record_key, slot_key
 from persistence.record import read_record
 from tests.sim.world import MODEL, MS, STATE_WIDTH, TIMING, Ask, Process, Watch, World, next_hash
+from worker.flows import Effect, ReadSegment
 
 SECOND_US = 1000 * MS
 
@@ -244,3 +249,49 @@ def test_a_dead_journal_stays_while_a_late_cas_may_name_it(scene: Scene) -> None
     scene.pass_time(10 * TIMING.sweep_interval_us)
     assert len(keys_of(scene, dead)) == 1
     assert {key.split("/")[0] + "/" for key in scene.world.objects} == {JOURNAL_PREFIX, SLOTS_PREFIX}
+
+
+def test_slots_of_a_dead_owner_that_are_wanted_one_by_one_cost_few_readings_of_its_journal(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = scene.worker("worker-0", residents_max=60)
+    for number in range(40):
+        scene.learn(owner, f"user-{number}", number, 1 + number)
+    scene.settle()
+    owner.crash()
+    heir = scene.worker("worker-1", residents_max=60)
+    num_read: Counter[str] = Counter()
+    do = World._do
+
+    def counted(self: World, effect: Effect) -> Any:
+        if isinstance(effect, ReadSegment):
+            num_read[effect.key] += 1
+        return do(self, effect)
+
+    monkeypatch.setattr(World, "_do", counted)
+    told: list[int | pb.Rejection] = []
+    for number in range(40):
+        heir.seek(Ask(f"user-{number}", number, lambda _, row: told.append(row), told.append))
+        scene.pass_time(number % 3 * MS)
+    scene.settle()
+    assert len(told) == 40
+    assert all(isinstance(row, int) for row in told)
+    assert max(num_read.values()) <= 3
+
+
+def test_who_is_carried_while_the_record_is_written_leaves_all_the_same(scene: Scene) -> None:
+    worker = scene.worker("worker-0", residents_max=4)
+    scene.learn(worker, "ann", 0, 1)
+    scene.settle()
+    residents = worker.residents
+    row = residents.slab.find("ann")
+    assert row is not None
+    rows = np.array([row], np.intp)
+    left: list[int] = []
+    worker.run_flow(worker.ownership._residency.evict_rows(rows), left.append)
+    scene.world.run(scene.world.now_us + 1)
+    _, marks = residents.gather(rows, worker.ownership.claims)
+    residents.send(marks)
+    scene.settle()
+    assert left == [1]
+    assert residents.slab.find("ann") is None

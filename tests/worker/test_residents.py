@@ -150,3 +150,17 @@ def test_parts_are_all_rows_in_use_and_those_of_slots_are_found(monkeypatch: pyt
     mask[1] = True
     found = [row for part in residents.parts() for row in residents.of_slots(mask, part).tolist()]
     assert found == [row for row in at.tolist() if residents.slab.slot[row] == 1]
+
+
+def test_rows_are_as_they_were_gathered_until_anything_moves() -> None:
+    residents = Residents(np.zeros(STATE_WIDTH, np.float32), RESIDENTS_MAX)
+    rows = residents.restore(joined([a_row(number, 1, False, number % 3) for number in range(6)]))
+    _, marks = residents.gather(rows, np.zeros((4096, 2), np.uint64))
+    everyone = np.ones(6, np.bool_)
+    assert residents.are_as(marks, everyone).all()
+    residents.slab.version[rows[0]] += np.uint64(1)
+    residents.sessions.last_seq[residents.sessions.of(int(rows[2]))[1]] += np.uint64(1)
+    residents.sessions.open(int(rows[4]), 1 << 90)
+    assert residents.are_as(marks, everyone).tolist() == [False, True, False, True, False, True]
+    chosen = np.array([True, True, False, False, True, True])
+    assert residents.are_as(marks, chosen).tolist() == [False, True, False, True]
