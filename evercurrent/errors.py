@@ -32,6 +32,7 @@ STATUSES: dict[int, grpc.StatusCode] = {
     pb.REASON_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     pb.REASON_NO_STORE: grpc.StatusCode.FAILED_PRECONDITION,
     pb.REASON_VERSION: grpc.StatusCode.FAILED_PRECONDITION,
+    pb.REASON_SCHEMA: grpc.StatusCode.FAILED_PRECONDITION,
     pb.REASON_MODEL_ERROR: grpc.StatusCode.INTERNAL,
 }
 """Statuses of the reasons that are not INVALID_ARGUMENT."""

@@ -36,6 +36,9 @@ PREFIX = "EVERCURRENT_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$"
 
+WILDCARDS = ("0.0.0.0", "[::]")
+"""Hosts that are listened on and not connected to."""
+
 _BYTES = TypeAdapter(ByteSize)
 
 
@@ -150,6 +153,12 @@ class WorkerSettings(_Values):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         _not_above(self, "batch_max", "link_in_flight_max")
+        if self.advertised_address is None and self.address.rpartition(":")[0] in WILDCARDS:
+            raise ValueError(
+                f"address {self.address} is none by which other workers reach this one: set advertised_address"
+            )
+        if self.advertised_address is not None and self.advertised_address.endswith(":0"):
+            raise ValueError(f"advertised_address {self.advertised_address} has no port to connect to")
         return self
 
 

@@ -7,6 +7,7 @@ hash: no listing, log or bill of a store names a user (docs/adr/0008-stored-form
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from hashlib import blake2b
 
 from evercurrent.slots import NUM_SLOTS
@@ -33,6 +34,17 @@ def slot_of_key(key: str) -> int:
     if found is None or int(found[1]) >= NUM_SLOTS:
         raise ValueError(f"{key!r} is not the key of a slot")
     return int(found[1])
+
+
+def slots_of_keys(keys: Iterable[str]) -> list[int]:
+    """The slots whose records are there. What else somebody put into the folder is none of ours."""
+    return [int(found[1]) for key in keys if (found := _SLOT.fullmatch(key)) and int(found[1]) < NUM_SLOTS]
+
+
+def is_segment_key(key: str) -> bool:
+    """Whether a segment is there; what else somebody put into the folder is none of ours."""
+    found = _SEGMENT.fullmatch(key)
+    return found is not None and int(found[2]) > 0
 
 
 def journal_prefix(incarnation: str) -> str:

@@ -10,11 +10,14 @@ import zlib
 
 import numpy as np
 from google.protobuf.message import DecodeError
+from ulid import ULID
 
 from evercurrent.slots import NUM_SLOTS
 from evercurrent.v1 import storage_pb2 as pb
 from persistence.errors import Damaged, SchemaMismatch
+from persistence.keys import journal_prefix
 from persistence.rows import SESSION_FIELDS, Rows
+from persistence.store import checked_listing
 
 FORMAT = 1
 
@@ -37,6 +40,12 @@ def read_slot(body: bytes) -> pb.SlotRecord:
         raise Damaged(f"the record of a slot has format {record.format}; this release reads {FORMAT}")
     if record.slot >= NUM_SLOTS:
         raise Damaged(f"there is no slot {record.slot}")
+    try:
+        ULID.from_str(record.claim)
+        checked_listing(journal_prefix(record.incarnation), "", 1)
+        int(record.address.rpartition(":")[2])
+    except ValueError as error:
+        raise Damaged(f"the record of slot {record.slot} names no owner: {error}") from error
     return record
 
 
@@ -51,15 +60,19 @@ def record_body(rows: Rows, index: int, model: str) -> bytes:
         record.state = rows.states[index].astype("<f4").tobytes()
         for high, low, last_seq, lost, _ in rows.sessions_of(index).tolist():
             record.sessions.add(id_high=high, id_low=low, last_seq=last_seq, lost=lost)
-    packed = record.SerializeToString()
-    return pb.SealedUserRecord(record=packed, checksum=zlib.crc32(packed)).SerializeToString()
+    return _sealed(record)
+
+
+def damaged_body(user: str, model: str) -> bytes:
+    """What says that a user's newest state was damaged, so that nothing older is ever taken for it."""
+    return _sealed(pb.UserRecord(format=FORMAT, user=user, model=model, damaged=True))
 
 
 def read_record(body: bytes, user: str, slot: int, model: str, state_width: int) -> Rows:
     """The one row of a user's record: durable as it is, and of no claim.
 
     Raises:
-        Damaged: the checksum is wrong, or it is somebody else's.
+        Damaged: the checksum is wrong, it is somebody else's, or it says that the newest state was damaged.
         SchemaMismatch: the state is another model's.
     """
     record = _unsealed(body)
@@ -82,6 +95,11 @@ def read_record(body: bytes, user: str, slot: int, model: str, state_width: int)
     )
 
 
+def _sealed(record: pb.UserRecord) -> bytes:
+    packed = record.SerializeToString()
+    return pb.SealedUserRecord(record=packed, checksum=zlib.crc32(packed)).SerializeToString()
+
+
 def _unsealed(body: bytes) -> pb.UserRecord:
     try:
         sealed = pb.SealedUserRecord.FromString(body)
@@ -92,6 +110,8 @@ def _unsealed(body: bytes) -> pb.UserRecord:
         raise Damaged(f"a user's record cannot be read: {error}") from error
     if record.format != FORMAT:
         raise Damaged(f"a user's record has format {record.format}; this release reads {FORMAT}")
+    if record.damaged:
+        raise Damaged("the newest state of the user was found damaged in a journal")
     return record
 
 

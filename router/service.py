@@ -76,8 +76,9 @@ def admin_handler(core: RoutingCore) -> grpc.GenericRpcHandler:
         request: admin_pb2.ExportUserRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[admin_pb2.ExportUserResponse]:
         try:
-            async for response in export_user(core, request):
-                yield response
+            with first_error():
+                async for response in export_user(core, request):
+                    yield response
         except Refused as error:
             await abort(context, error.rejection)
         except grpc.aio.AioRpcError as error:

@@ -16,6 +16,9 @@ from evercurrent.v1 import observation_pb2 as pb
 from router.core import RETRY_AFTER_MS, Link, RoutingCore
 from router.requests import check_namespace, check_user_id
 
+TIMEOUT_S = 60.0
+"""Of each question to a worker; one that hangs is told to whoever asked."""
+
 
 async def forget_user(core: RoutingCore, request: admin_pb2.ForgetUserRequest) -> admin_pb2.ForgetUserResponse:
     """Remove a user everywhere. The state goes first, so that no event of it is logged any more; then every worker
@@ -30,13 +33,13 @@ async def forget_user(core: RoutingCore, request: admin_pb2.ForgetUserRequest) -
         _check_reachable(each)
     async with _worker(link) as owner:
         state = await owner.ForgetState(
-            worker_pb2.ForgetStateRequest(user_id=request.user_id, namespace=request.namespace, slot=slot)
+            worker_pb2.ForgetStateRequest(user_id=request.user_id, namespace=request.namespace, slot=slot),
+            timeout=TIMEOUT_S,
         )
-        async with asyncio.TaskGroup() as tasks:
-            for each in core.links:
-                tasks.create_task(_flush(each))
+        await _flush_all(core)
         events = await owner.ForgetEvents(
-            worker_pb2.ForgetEventsRequest(user_id=request.user_id, namespace=request.namespace)
+            worker_pb2.ForgetEventsRequest(user_id=request.user_id, namespace=request.namespace),
+            timeout=TIMEOUT_S,
         )
     return admin_pb2.ForgetUserResponse(version=state.version, sessions=state.sessions, events=events.events)
 
@@ -46,6 +49,7 @@ async def export_user(
 ) -> AsyncIterator[admin_pb2.ExportUserResponse]:
     """All that is held of a user. Raises as `forget_user`."""
     slot, link = _owner(core, request.user_id, request.namespace)
+    await _flush_all(core)
     asked = worker_pb2.ReadUserRequest(user_id=request.user_id, namespace=request.namespace, slot=slot)
     async with _worker(link) as owner:
         async for response in owner.ReadUser(asked):
@@ -67,9 +71,17 @@ def first_error() -> Iterator[None]:
         raise first from None
 
 
+async def _flush_all(core: RoutingCore) -> None:
+    """Have every worker write what of the event log it holds; a user may have been anywhere."""
+    async with asyncio.TaskGroup() as tasks:
+        for link in core.links:
+            _check_reachable(link)
+            tasks.create_task(_flush(link))
+
+
 async def _flush(link: Link) -> None:
     async with _worker(link) as worker:
-        await worker.FlushEvents(worker_pb2.FlushEventsRequest())
+        await worker.FlushEvents(worker_pb2.FlushEventsRequest(), timeout=TIMEOUT_S)
 
 
 def _owner(core: RoutingCore, user_id: str, namespace: str) -> tuple[int, Link]:

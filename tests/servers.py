@@ -120,9 +120,17 @@ async def running_worker(
     """A worker, which is stopped cleanly in the end unless it `is_dead`."""
     server = await new_server([], [SERVICE])
     bound = bind(server, address)
-    plan = Plan(name, bound, residents_max, batch_max=1024, timing=EMBEDDED_TIMING, has_event_log=has_event_log)
+    plan = Plan(
+        name,
+        bound,
+        residents_max,
+        batch_max=1024,
+        timing=EMBEDDED_TIMING,
+        has_store=has_store,
+        has_event_log=has_event_log,
+    )
     model.requires_grad_(False)
-    service = WorkerService(lambda: Incarnation(plan, model, store, clock_us), name, 16_384, has_store)
+    service = WorkerService(lambda: Incarnation(plan, model, store, clock_us), name, 16_384)
     server.add_generic_rpc_handlers((service.handler(),))
     await server.start()
     worker = Worker(bound, service, asyncio.Event())

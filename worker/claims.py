@@ -16,8 +16,8 @@ import numpy as np
 
 from evercurrent.errors import Refused, rejection
 from evercurrent.v1 import observation_pb2 as pb
-from persistence.errors import StoreError
-from persistence.keys import SLOTS_PREFIX, slot_key, slot_of_key
+from persistence.errors import SchemaMismatch, StoreError
+from persistence.keys import SLOTS_PREFIX, slot_key, slots_of_keys
 from persistence.rows import Rows, joined_rows, no_rows
 from worker.flows import (
     TOGETHER_MAX,
@@ -85,7 +85,7 @@ class Claims:
 
     def _want_stored(self, slots: frozenset[int]) -> Flow[None]:
         keys = yield from insist(ListKeys(SLOTS_PREFIX))
-        self.want([slot for key in keys if (slot := slot_of_key(key)) in slots])
+        self.want([slot for slot in slots_of_keys(keys) if slot in slots])
 
     # --- taking -------------------------------------------------------------------------------------------------
 
@@ -99,7 +99,7 @@ class Claims:
                 try:
                     read = Read.of(slot, answer)
                 except StoreError as error:
-                    self._refuse([slot], refusal_of(error, slot))
+                    self._refuse([slot], refusal_of(error))
                     continue
                 if read.owner not in self._reads:
                     self._reads[read.owner] = []
@@ -127,7 +127,7 @@ class Claims:
                 rows = yield from self._journaled_rows(owner, left)
                 yield from self._bring_in(left, list(left.values()), [rows])
         except StoreError as error:
-            self._refuse(list(left), refusal_of(error, reads[0].slot))
+            self._refuse(list(left), refusal_of(error))
         except Refused as error:
             self._refuse(list(left), error.rejection)
 
@@ -156,13 +156,16 @@ class Claims:
         newest = yield from read_journal(owner, {slot: read.claim for slot, read in left.items()}, self._me.model)
         if newest.damaged:
             logger.error("rows are damaged journal=%s num_users=%d", owner, len(newest.damaged))
-        self._residency.damaged.difference_update(newest.rows.users)
-        self._residency.damaged.update(newest.damaged)
+            yield from self._residency.mark_damaged(newest.damaged)
         return newest.rows
 
     def _bring_in(self, left: dict[int, Read], reads: Sequence[Read], parts: Sequence[Rows]) -> Flow[None]:
         """Begin claims on slots, make the rows that came with them resident, and serve each slot when its last row is
         in. Slots whose rows find no room for long are given up: no record names these claims."""
+        width = self._residents.slab.state.shape[1]
+        for part in parts:
+            if len(part) and part.states.shape[1] != width:
+                raise SchemaMismatch(f"stored states have {part.states.shape[1]} numbers; {self._me.model} has {width}")
         waiting = sorted(read.slot for read in reads)
         rows = yield Offload(partial(_by_slot, parts, waiting))
         assert isinstance(rows, Rows)
@@ -174,7 +177,7 @@ class Claims:
         num_in = 0
         while True:
             num_whole = int((np.searchsorted(rows.slots, waiting, side="right") <= num_in).sum())
-            self._serve(waiting[:num_whole])
+            yield from self._serve(waiting[:num_whole])
             waiting = waiting[num_whole:]
             if not waiting:
                 return
@@ -186,15 +189,15 @@ class Claims:
             num_in += num_more
             yield Pause()
 
-    def _serve(self, slots: list[int]) -> None:
-        """All rows of these slots are in."""
-        if not slots:
-            return
-        self._slots.state[slots] = SERVING
-        self._me.tell.slots_ready(slots)
-        self._journal.note_change()
-        self._journal.quick.set()
-        self._me.start(self._settle({slot: self._slots.attempts[slot] for slot in slots}))
+    def _serve(self, slots: list[int]) -> Flow[None]:
+        """All rows of these slots are in. Some at a time: many users may wait for them."""
+        for part in _parts(slots, TOGETHER_MAX):
+            self._slots.state[part] = SERVING
+            self._me.tell.slots_ready(part)
+            self._journal.note_change()
+            self._journal.quick.set()
+            self._me.start(self._settle({slot: self._slots.attempts[slot] for slot in part}))
+            yield Pause()
 
     def _give_up(self, slots: list[int]) -> None:
         why = rejection(pb.REASON_OVERLOADED, "", "there is no room for the users of this slot", 1000)

@@ -34,7 +34,7 @@ from evercurrent.v1.columns_pb2 import (
 )
 from evercurrent.wire import Layout, Records
 from persistence.rows import U64
-from worker.arrivals import ARRIVALS_MAX, Arrival, Arrivals, Caller, WaitingTag
+from worker.arrivals import Arrival, Arrivals, Caller, WaitingTag
 from worker.feeds import ENDED, TAG_MAX, WAITING, Feeds
 from worker.guard import Guard
 from worker.inbox import MARKS, Inbox, Waiting
@@ -115,6 +115,8 @@ class Engine:
         self.sessions = residents.sessions
         self.num_updates = 0
         self.num_rejected = 0
+        self.has_store = True
+        """Without a store that outlives the process nothing is called durable."""
         self.log: Log | None = None
         """Where what is learned is logged."""
         self._host = host
@@ -175,12 +177,12 @@ class Engine:
             raise refused(pb.REASON_PROTOCOL, "frame.opens.tag", f"{request.tag} is in use")
         if request.tag >= TAG_MAX:
             raise refused(pb.REASON_PROTOCOL, "frame.opens.tag", f"{request.tag} is not below {TAG_MAX}")
-        tag = WaitingTag(link, request, user)
-        answer = self._open(tag)
-        if answer is None and self._arrivals.is_full:
-            text = f"{ARRIVALS_MAX} others wait for users that are not in memory"
+        if self._arrivals.is_full(link) and self.slab.find(user) is None:
+            text = "too many others wait for users that are not in memory"
             why = rejection(pb.REASON_OVERLOADED, "user_id", text, retry_after_ms=500)
             return worker_pb2.LinkTagOpened(tag=request.tag, rejection=why)
+        tag = WaitingTag(link, request, user)
+        answer = self._open(tag)
         if answer is None:
             self._feeds[link].wait(request.tag)
             self._arrivals.add(tag)
@@ -222,7 +224,8 @@ class Engine:
                 marks["refusal"][refusal.index] = self._last_refusal
         received = Waiting(events, marks)
         if (rows < INITIAL_ROW).any():
-            self._set_aside(link, received.take(rows == WAITING))
+            if (rows == WAITING).any():
+                self._set_aside(link, received.take(rows == WAITING))
             received = received.take(rows >= INITIAL_ROW)
         self._close_tags(link, received)
         self._inbox.put(received)
@@ -232,11 +235,11 @@ class Engine:
 
     def slots_ready(self, slots: Sequence[int]) -> None:
         """They are served from now on."""
-        self._seek_again(self._arrivals.take_slots(frozenset(slots)))
+        self._seek_again(self._arrivals.take_slots(slots))
 
     def slots_refused(self, slots: Sequence[int], why: pb.Rejection) -> None:
         """They could not be claimed."""
-        self._refuse(self._arrivals.take_slots(frozenset(slots)), why)
+        self._refuse(self._arrivals.take_slots(slots), why)
 
     def slots_lost(self, slots: Mask, why: pb.Rejection) -> None:
         """They are served no more: their users' tags end, and what waits of them is dropped."""
@@ -337,10 +340,10 @@ class Engine:
             event.seq,
             version,
             applied_seq,
-            self.sessions.durable_seq.item(entry),
+            self.sessions.durable_seq.item(entry) if self.has_store else 0,
             event.stamp_us,
             self.sessions.lost.item(entry),
-            version - self.residents.durable_version.item(row),
+            version - self.residents.durable_version.item(row) if self.has_store else version,
             event.tag,
             began_us - received_us,
             hydrate_us,
@@ -380,7 +383,7 @@ class Engine:
         self._feeds[tag.link].open(request.tag, row, entry)
         self.slab.num_tags[row] += 1
         self.residents.used_us[row] = self._clock_us()
-        durable_seq = self.sessions.durable_seq.item(entry)
+        durable_seq = self.sessions.durable_seq.item(entry) if self.has_store else 0
         if request.watermarks:
             told = durable_seq if entry != UNSEQUENCED else self.residents.durable_version.item(row)
             self._watches.add(row, Watch(tag.link, request.tag, entry, told))
@@ -396,9 +399,11 @@ class Engine:
 
     def _set_aside(self, link: int, events: Waiting) -> None:
         """Keep events until their users are here."""
-        tags = events.events["tag"]
-        for tag in np.unique(tags).tolist():
-            self._arrivals.tag(link, tag).aside.append(events.take(tags == tag))
+        order = np.argsort(events.events["tag"], kind="stable")
+        tags = events.events["tag"][order]
+        starts = np.flatnonzero(np.diff(tags, prepend=np.int64(-1))).tolist()
+        for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+            self._arrivals.set_aside(link, int(tags[start]), events.take(order[start:end]))
 
     def _seek_again(self, arrivals: Sequence[Arrival]) -> None:
         """Serve those whose users are here; the others wait on."""
@@ -594,7 +599,7 @@ class Engine:
         if reason:
             return self._validator.explain(reason, event)
         timeout_us = int(event["timeout_us"])
-        if timeout_us and now_us - int(mark["received_us"]) >= timeout_us:
+        if timeout_us and now_us - int(mark["received_us"]) + int(mark["hydrate_us"]) >= timeout_us:
             return rejection(pb.REASON_DEADLINE, "timeout_ms", f"not begun within {timeout_us / 1000:.3f} ms")
         return None
 
@@ -668,9 +673,12 @@ class Engine:
         for its user is after that event."""
         rows, entries = taken.marks["row"][which], taken.marks["entry"][which]
         results["version"][which] = self.slab.version[rows]
-        results["at_risk"][which] = self.slab.version[rows] - self.residents.durable_version[rows]
         results["applied_seq"][which] = self.sessions.last_seq[entries]
-        results["durable_seq"][which] = self.sessions.durable_seq[entries]
+        if self.has_store:
+            results["at_risk"][which] = self.slab.version[rows] - self.residents.durable_version[rows]
+            results["durable_seq"][which] = self.sessions.durable_seq[entries]
+        else:
+            results["at_risk"][which] = self.slab.version[rows]
         results["lost"][which] = self.sessions.lost[entries]
 
     def _close(self, taken: Waiting) -> None:

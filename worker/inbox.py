@@ -45,7 +45,7 @@ class Waiting:
     def __len__(self) -> int:
         return len(self.events)
 
-    def take(self, index: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] | slice) -> Waiting:
+    def take(self, index: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Waiting:
         return Waiting(self.events[index], self.marks[index])
 
 

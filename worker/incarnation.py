@@ -34,14 +34,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an incarnation is made of. `address` is where other workers reach it; `stop_timeout_s` bounds the writes of
-    a clean stop."""
+    """What an incarnation is made of. `address` is where other workers reach it; `has_store`: the store outlives the
+    process; `stop_timeout_s` bounds the writes of a clean stop."""
 
     worker: str
     address: str
     residents_max: int
     batch_max: int
     timing: Timing
+    has_store: bool = True
     has_event_log: bool = False
     stop_timeout_s: float = 10.0
 
@@ -72,6 +73,7 @@ class Incarnation:
         )
         self.outboxes = Outboxes(self._fence)
         self.engine = Engine(model, self.residents, self.ownership, self.outboxes, plan.batch_max, clock_us)
+        self.engine.has_store = self.has_store = plan.has_store
         self.ownership.users = self.engine
         self.log: EventLog | None = None
         if plan.has_event_log:

@@ -71,6 +71,7 @@ class Journal:
         self._num_rows: dict[int, int] = {}
         self._last_segment_us = me.clock_us()
         self._busy_us = 0
+        self._is_resolving = False
         self._last_resolve_us = me.clock_us()
 
     def note_change(self) -> None:
@@ -91,7 +92,7 @@ class Journal:
                 if self._me.is_closing:
                     return
                 yield from self.write_segment()
-                yield from self._resolve()
+                self._resolve_soon()
         except Fenced:
             self._me.tell.fenced()
 
@@ -211,7 +212,7 @@ class Journal:
     def _to_carry(self) -> Indices:
         """Rows of the oldest segment, while the journal is more than twice what is needed."""
         residents = self._residents
-        if not self._is_long() or self._slots.retained:
+        if self._slots.retained or not self._is_long():
             return np.zeros(0, np.intp)
         rows = residents.in_segment(self._first())
         carried: Indices = rows[residents.dirty[rows] == CLEAN]
@@ -260,12 +261,17 @@ class Journal:
         finally:
             self._is_deleting = False
 
+    def _resolve_soon(self) -> None:
+        """Now and then, beside the journal: no segment waits for reads."""
+        is_due = self._me.clock_us() - self._last_resolve_us >= self._me.timing.dead_after_us
+        if is_due and self._slots.retained and not self._is_resolving:
+            self._is_resolving = True
+            self._last_resolve_us = self._me.clock_us()
+            self._me.start(self._resolve())
+
     def _resolve(self) -> Flow[None]:
         """Find out which of the claims that we released are named no more; those that were asked about come last."""
         retained = self._slots.retained
-        if not retained or self._me.clock_us() - self._last_resolve_us < self._me.timing.dead_after_us:
-            return
-        self._last_resolve_us = self._me.clock_us()
         asked = dict(islice(retained.items(), RESOLVE_SLOTS))
         answers = yield from together([Get(slot_key(slot)) for slot in asked])
         for (slot, claim), answer in zip(asked.items(), answers, strict=True):
@@ -278,6 +284,7 @@ class Journal:
                 is_named = True
             if is_named:
                 retained[slot] = claim
+        self._is_resolving = False
 
 
 def _slices(num_rows: int) -> Iterator[slice]:

@@ -8,6 +8,7 @@ with the incarnation that it was opened on.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -36,13 +37,12 @@ logger = logging.getLogger(__name__)
 class WorkerService:
     """What a worker serves, by its incarnation of the moment."""
 
-    def __init__(self, begin: Callable[[], Incarnation], worker: str, in_flight_max: int, has_store: bool) -> None:
+    def __init__(self, begin: Callable[[], Incarnation], worker: str, in_flight_max: int) -> None:
         self.incarnation = begin()
         self._begin = begin
         self._worker = worker
         self._model = describe(self.incarnation.engine.model)
         self._in_flight_max = in_flight_max
-        self._has_store = has_store
 
     async def live(self, stop: asyncio.Event) -> None:
         """One incarnation after the other, until a clean stop. Raises as Incarnation.live."""
@@ -54,6 +54,10 @@ class WorkerService:
             if stop.is_set():
                 return
             self.incarnation = self._begin()
+            # What the first one left was frozen with the process (worker.server): let it go with all that it held.
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
             logger.info("incarnation begins name=%s", self.incarnation.name)
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -81,7 +85,7 @@ class WorkerService:
         except Refused as error:
             await abort(context, error.rejection)
         opened = worker_pb2.LinkOpened(
-            worker=self._worker, incarnation=incarnation.name, model=self._model, has_store=self._has_store
+            worker=self._worker, incarnation=incarnation.name, model=self._model, has_store=incarnation.has_store
         )
         await context.write(worker_pb2.LinkResponse(opened=opened))
         link = incarnation.engine.open_link()

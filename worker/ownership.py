@@ -96,8 +96,7 @@ class Ownership:
         """The row of a user, or None: `users` will be told when to seek again.
 
         Raises:
-            Refused: REASON_DATA_LOSS, what is stored of the user is damaged; REASON_UNAVAILABLE, stopping;
-                REASON_NOT_OWNER, the slot is being given away.
+            Refused: REASON_UNAVAILABLE, stopping; REASON_NOT_OWNER, the slot is being given away.
         """
         if self._me.is_closing:
             raise Refused(rejection(pb.REASON_UNAVAILABLE, "", "the worker is stopping", 500))
@@ -145,3 +144,9 @@ class Ownership:
         """Make a resident, whom nobody feeds, a tombstone, at once; the flow is done when it stands in the journal and
         as the record. False: the slot went to another owner first, who is to be asked again."""
         return self._residency.forget(row)
+
+    def forget_damaged(self, user: str, slot: int) -> Flow[bool]:
+        """As `forget`, of a user of a slot that is served, of whom nothing can be read. Raises Refused."""
+        if not self.serves(slot):
+            raise Refused(rejection(pb.REASON_NOT_OWNER, "", "the user moves to another worker", 100))
+        return self._residency.forget_damaged(user, slot)

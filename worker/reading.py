@@ -10,7 +10,7 @@ import numpy as np
 
 from evercurrent.slots import NUM_SLOTS, slot_of
 from persistence.errors import Damaged, SchemaMismatch, StoreError
-from persistence.keys import journal_prefix, segment_key, segment_of_key
+from persistence.keys import is_segment_key, journal_prefix, segment_key, segment_of_key
 from persistence.rows import Rows, halves, joined_rows, no_rows
 from persistence.segment import Segment, read_footer, seal_body
 from persistence.store import Stored
@@ -80,7 +80,7 @@ def read_journal(incarnation: str, claims: Mapping[int, int], model: str) -> Flo
         StoreError: the store fails, a segment is damaged, or the states are another model's.
     """
     while True:
-        keys = yield ListKeys(journal_prefix(incarnation))
+        keys = yield from _segments_of(incarnation)
         reader = yield Offload(partial(JournalReader, claims, model))
         assert isinstance(reader, JournalReader)
         if (yield from _read_all(reader, keys)):
@@ -107,10 +107,10 @@ def _read_all(reader: JournalReader, keys: Sequence[str]) -> Flow[bool]:
 
 def is_silent(incarnation: str, dead_after_us: int) -> Flow[bool]:
     """Whether a journal does not grow for `dead_after` by our own clock."""
-    before = yield ListKeys(journal_prefix(incarnation))
+    before = yield from _segments_of(incarnation)
     yield Wait(Signal(), dead_after_us)
-    after = yield ListKeys(journal_prefix(incarnation))
-    return bool(before[-1:] == after[-1:])
+    after = yield from _segments_of(incarnation)
+    return before[-1:] == after[-1:]
 
 
 def seal(incarnation: str) -> Flow[None]:
@@ -120,11 +120,16 @@ def seal(incarnation: str) -> Flow[None]:
     a segment had been and gone is found out by looking again.
     """
     while True:
-        keys = yield ListKeys(journal_prefix(incarnation))
+        keys = yield from _segments_of(incarnation)
         last = segment_of_key(keys[-1])[1] if keys else 0
         if last and (yield from is_seal(keys[-1])):
             return
         yield PutIfAbsent(segment_key(incarnation, last + 1), seal_body(incarnation, last + 1))
+
+
+def _segments_of(incarnation: str) -> Flow[list[str]]:
+    keys = yield ListKeys(journal_prefix(incarnation))
+    return [key for key in keys if is_segment_key(key)]
 
 
 def is_seal(key: str) -> Flow[bool]:

@@ -7,16 +7,18 @@ newer: who lost a slot without knowing it takes nothing back.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evercurrent.errors import Refused, rejection
+from evercurrent.slots import slot_of
 from evercurrent.v1 import observation_pb2 as pb
 from persistence.errors import Damaged, SchemaMismatch, StoreError
 from persistence.keys import record_key
-from persistence.record import read_record, record_body
+from persistence.record import damaged_body, read_record, record_body
 from persistence.rows import Rows
 from persistence.store import Stored
 from worker.flows import Backoff, Flow, Get, Pause, PutIfAbsent, PutIfMatch, Signal, Wait, together
@@ -34,10 +36,9 @@ logger = logging.getLogger(__name__)
 
 
 class Residency:
-    """Users in and out. `damaged` are those of whom something stored cannot be read."""
+    """Users in and out."""
 
     def __init__(self, me: Owner, slots: Slots, residents: Residents, journal: Journal) -> None:
-        self.damaged = set[str]()
         self._me = me
         self._slots = slots
         self._residents = residents
@@ -48,13 +49,7 @@ class Residency:
         self._num_evicted = 0
 
     def seek(self, user: str, slot: int) -> int | None:
-        """The row of a user of a slot that is served, or None: they will be told when to seek again.
-
-        Raises:
-            Refused: REASON_DATA_LOSS, what is stored of the user is damaged.
-        """
-        if user in self.damaged:
-            raise Refused(_damaged(user, slot))
+        """The row of a user of a slot that is served, or None: they will be told when to seek again."""
         residents = self._residents
         row = residents.slab.find(user)
         if row is not None:
@@ -71,6 +66,19 @@ class Residency:
         self._hydrating.add(user)
         self._me.start(self._hydrate(user, slot))
         return None
+
+    def mark_damaged(self, users: Iterable[str]) -> Flow[None]:
+        """Have records say that these users' newest states are damaged, before their slots are claimed: the rows that
+        show it count no more then, and nobody may take something older for the newest. Raises StoreError."""
+        for user in users:
+            key, body = record_key(slot_of(user), user), damaged_body(user, self._me.model)
+            while True:
+                stored = yield Get(key)
+                if stored is not None and stored.body == body:
+                    break
+                put = PutIfAbsent(key, body) if stored is None else PutIfMatch(key, body, stored.etag)
+                if (yield put) is not None:
+                    break
 
     def take_over(self, rows: Rows, patience_us: int) -> Flow[int]:
         """Make the first of these rows, which came with claims, resident: as many as there is room for. Returns how
@@ -100,7 +108,7 @@ class Residency:
             logger.exception("a record is damaged key=%s", record_key(slot, user))
             why = _damaged(user, slot)
         except StoreError as error:
-            why = refusal_of(error, slot)
+            why = refusal_of(error)
         except Refused as error:
             why = error.rejection
         self._hydrating.discard(user)
@@ -248,6 +256,10 @@ class Residency:
         self._journal.note_change()
         return self._bury_one(self._burial(np.array([row], np.intp)))
 
+    def forget_damaged(self, user: str, slot: int) -> Flow[bool]:
+        """As `forget`, of one of whom nothing can be read. Raises Refused: REASON_OVERLOADED, memory is full."""
+        return self.forget(self._residents.slab.find(user) or self._admit(user, slot))
+
     def _bury_one(self, burial: _Burial) -> Flow[bool]:
         return bool((yield from self._bury(burial))[0])
 
@@ -326,8 +338,12 @@ def _damaged(user: str, slot: int) -> pb.Rejection:
     return rejection(pb.REASON_DATA_LOSS, "user_id", f"what is stored at {record_key(slot, user)} is damaged")
 
 
-def refusal_of(error: StoreError, slot: int) -> pb.Rejection:
-    """What users of a slot are told when the store fails them."""
-    if isinstance(error, Damaged):
-        return rejection(pb.REASON_DATA_LOSS, "", f"what is stored of slot {slot} is damaged: {error}")
-    return rejection(pb.REASON_UNAVAILABLE, "", f"the store fails: {error}", 500)
+def refusal_of(error: StoreError) -> pb.Rejection:
+    """What users are told when the store fails them."""
+    match error:
+        case Damaged():
+            return rejection(pb.REASON_DATA_LOSS, "", f"what is stored is damaged: {error}")
+        case SchemaMismatch():
+            return rejection(pb.REASON_SCHEMA, "", str(error))
+        case _:
+            return rejection(pb.REASON_UNAVAILABLE, "", f"the store fails: {error}", 500)

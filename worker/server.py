@@ -93,6 +93,7 @@ async def serve(settings: WorkerSettings, model: Model, ready: Callable[[str], N
             residents_max=residents_max,
             batch_max=settings.batch_max,
             timing=timing,
+            has_store=not isinstance(parse_url(settings.store), MemoryTarget),
             has_event_log=settings.event_log,
             stop_timeout_s=settings.stop_timeout_s,
         )
@@ -100,7 +101,6 @@ async def serve(settings: WorkerSettings, model: Model, ready: Callable[[str], N
             lambda: Incarnation(plan, model, store, monotonic_us),
             settings.name,
             settings.link_in_flight_max,
-            has_store=not isinstance(parse_url(settings.store), MemoryTarget),
         )
         server.add_generic_rpc_handlers((service.handler(),))
         # What was built so far lives as long as the process: the collector need not look at it again.

@@ -8,7 +8,7 @@ from functools import partial
 
 from evercurrent.v1.storage_pb2 import Attempt, SegmentFooter
 from persistence.errors import StoreError
-from persistence.keys import JOURNAL_PREFIX, SLOTS_PREFIX, segment_of_key, slot_key, slot_of_key
+from persistence.keys import JOURNAL_PREFIX, SLOTS_PREFIX, is_segment_key, segment_of_key, slot_key, slots_of_keys
 from persistence.segment import read_footer
 from worker.flows import TOGETHER_MAX, Delete, Flow, Get, ListKeys, Offload, Signal, Wait, together
 from worker.owner import Owner
@@ -85,7 +85,7 @@ class Sweep:
     def _leave_needed(self, sealed: dict[str, list[Attempt]]) -> Flow[None]:
         """Take out the journals that a slot's record names or may come to name."""
         keys = yield ListKeys(SLOTS_PREFIX)
-        slots = [slot_of_key(key) for key in keys]
+        slots = slots_of_keys(keys)
         bases: dict[tuple[int, str], list[str]] = {}
         for name, attempts in sealed.items():
             for attempt in attempts:
@@ -117,5 +117,6 @@ def _by_incarnation(keys: Sequence[str]) -> dict[str, list[str]]:
     """The keys of each journal, ascending."""
     journals: dict[str, list[str]] = {}
     for key in keys:
-        journals.setdefault(segment_of_key(key)[0], []).append(key)
+        if is_segment_key(key):
+            journals.setdefault(segment_of_key(key)[0], []).append(key)
     return journals

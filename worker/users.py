@@ -17,10 +17,11 @@ from evercurrent.errors import Refused, abort, rejection
 from evercurrent.slots import slot_of, user_key
 from evercurrent.v1 import admin_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
-from persistence.errors import Damaged, StoreError
+from persistence.errors import StoreError
 from persistence.events import SCHEMA, bucket_of, forget_events, read_events
 from worker.flows import Flow
 from worker.incarnation import Incarnation
+from worker.residency import refusal_of
 from worker.slab import INITIAL_ROW
 
 Q = TypeVar("Q")
@@ -83,7 +84,12 @@ async def forget_state(incarnation: Incarnation, user: str, slot: int) -> worker
         # One who was forgotten before and only looked for now is here with a name: that goes again.
         return facts, incarnation.ownership.forget(row) if version or sessions else None
 
-    facts, flow = await _when_here(incarnation, user, slot, begin)
+    try:
+        facts, flow = await _when_here(incarnation, user, slot, begin)
+    except Refused as error:
+        if error.rejection.reason != pb.REASON_DATA_LOSS:
+            raise
+        facts, flow = worker_pb2.ForgetStateResponse(), incarnation.ownership.forget_damaged(user, slot)
     if flow is not None and not await asyncio.shield(incarnation.acting.beside(incarnation.acting.drive(flow))):
         raise Refused(rejection(pb.REASON_NOT_OWNER, "user_id", "the user moved meanwhile: ask again", 500))
     return facts
@@ -119,8 +125,17 @@ async def _when_here(incarnation: Incarnation, user: str, slot: int, look: Calla
         else:
             found.set_exception(Refused(row))
 
-    incarnation.engine.call(user, slot, answer)
-    return await found
+    def leave(_: asyncio.Task[Any]) -> None:
+        answer(rejection(pb.REASON_UNAVAILABLE, "", f"{incarnation.name} serves no more", 500))
+
+    leaving = asyncio.create_task(incarnation.leaving.wait())
+    leaving.add_done_callback(leave)
+    try:
+        incarnation.engine.call(user, slot, answer)
+        return await found
+    finally:
+        leaving.remove_done_callback(leave)
+        leaving.cancel()
 
 
 def _state(incarnation: Incarnation, row: int) -> admin_pb2.UserState:
@@ -168,7 +183,4 @@ def _unary(answer: Callable[[Q], Awaitable[R]], request: type[Q]) -> grpc.RpcMet
 
 
 def _refusal(error: Refused | StoreError) -> pb.Rejection:
-    if isinstance(error, Refused):
-        return error.rejection
-    reason = pb.REASON_DATA_LOSS if isinstance(error, Damaged) else pb.REASON_UNAVAILABLE
-    return rejection(reason, "", str(error), 0 if reason == pb.REASON_DATA_LOSS else 500)
+    return error.rejection if isinstance(error, Refused) else refusal_of(error)

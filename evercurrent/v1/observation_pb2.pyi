@@ -48,6 +48,7 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_EVENT_TIME: _ClassVar[Reason]
     REASON_NOT_OWNER: _ClassVar[Reason]
     REASON_DATA_LOSS: _ClassVar[Reason]
+    REASON_SCHEMA: _ClassVar[Reason]
 
 class WaitFor(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -90,6 +91,7 @@ REASON_VERSION: Reason
 REASON_EVENT_TIME: Reason
 REASON_NOT_OWNER: Reason
 REASON_DATA_LOSS: Reason
+REASON_SCHEMA: Reason
 WAIT_FOR_UNSPECIFIED: WaitFor
 WAIT_FOR_APPLIED: WaitFor
 WAIT_FOR_DURABLE: WaitFor

@@ -35,7 +35,7 @@ class StoredSession(_message.Message):
     def __init__(self, id_high: _Optional[int] = ..., id_low: _Optional[int] = ..., last_seq: _Optional[int] = ..., lost: _Optional[int] = ...) -> None: ...
 
 class UserRecord(_message.Message):
-    __slots__ = ("format", "user", "version", "forgotten", "sessions", "floor_high", "floor_low", "state", "model")
+    __slots__ = ("format", "user", "version", "forgotten", "sessions", "floor_high", "floor_low", "state", "model", "damaged")
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     USER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,7 @@ class UserRecord(_message.Message):
     FLOOR_LOW_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_FIELD_NUMBER: _ClassVar[int]
     format: int
     user: str
     version: int
@@ -54,7 +55,8 @@ class UserRecord(_message.Message):
     floor_low: int
     state: bytes
     model: str
-    def __init__(self, format: _Optional[int] = ..., user: _Optional[str] = ..., version: _Optional[int] = ..., forgotten: _Optional[bool] = ..., sessions: _Optional[_Iterable[_Union[StoredSession, _Mapping]]] = ..., floor_high: _Optional[int] = ..., floor_low: _Optional[int] = ..., state: _Optional[bytes] = ..., model: _Optional[str] = ...) -> None: ...
+    damaged: bool
+    def __init__(self, format: _Optional[int] = ..., user: _Optional[str] = ..., version: _Optional[int] = ..., forgotten: _Optional[bool] = ..., sessions: _Optional[_Iterable[_Union[StoredSession, _Mapping]]] = ..., floor_high: _Optional[int] = ..., floor_low: _Optional[int] = ..., state: _Optional[bytes] = ..., model: _Optional[str] = ..., damaged: _Optional[bool] = ...) -> None: ...
 
 class SealedUserRecord(_message.Message):
     __slots__ = ("record", "checksum")

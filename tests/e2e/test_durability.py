@@ -8,11 +8,16 @@ from contextlib import asynccontextmanager
 
 import grpc
 import grpc.aio
+import numpy as np
 import pytest
+import torch
+from torch import Tensor
 from ulid import ULID
 
+from evercurrent.model import Batch
 from evercurrent.settings import RouterSettings
 from evercurrent.v1 import observation_pb2 as pb
+from evercurrent.v1.admin_pb2 import ForgetUserRequest
 from evercurrent.v1.session_pb2 import (
     ExchangeOpen,
     ExchangeRequest,
@@ -20,13 +25,17 @@ from evercurrent.v1.session_pb2 import (
     SessionOpen,
     SessionRequest,
 )
-from persistence.keys import segment_key
+from persistence.keys import journal_prefix, segment_key, slot_key
 from persistence.memory import MemoryStore
 from persistence.segment import seal_body
+from persistence.store import list_all
 from tests.e2e.conversation import Conversation, observation
 from tests.e2e.test_unary import refusal
 from tests.servers import Service, Worker, running_router, running_service, running_worker
 from tests.toys import Counting, next_hash
+from worker.sweep import Sweep
+
+SESSION = str(ULID.from_int(7))
 
 
 def hash_of(num_events: int) -> int:
@@ -84,7 +93,7 @@ async def test_a_rejected_observation_becomes_durable_as_well(service: Service) 
     assert (await conversation.finish())[-1].watermark.durable_seq == 1
 
 
-@pytest.mark.parametrize("session_id", ["", str(ULID.from_int(7))])
+@pytest.mark.parametrize("session_id", ["", SESSION])
 async def test_a_call_is_answered_when_it_is_durable(service: Service, session_id: str) -> None:
     request = ObserveRequest(
         user_id="ann",
@@ -112,6 +121,13 @@ async def test_without_a_store_that_lasts_durability_is_refused() -> None:
             assert await call.code() is grpc.StatusCode.FAILED_PRECONDITION
             assert (await call.details()).startswith("open.wait_durable: ")
         assert service.core.num_feeds == len(service.core.sessions) == 0
+        conversation = await Conversation.opened(service, "ann", SESSION)
+        for seq in range(1, 4):
+            result = await conversation.observe(seq)
+            assert (result.durable_seq, result.at_risk) == (0, seq)
+        await service.until(lambda: not service.engines[0].residents.num_at_risk)
+        again = await Conversation(service).open("ann", SESSION)
+        assert (again.applied_seq, again.durable_seq) == (3, 0)
 
 
 async def test_users_leave_a_full_memory_and_come_back_as_they_left() -> None:
@@ -205,3 +221,71 @@ async def test_two_of_one_user_that_come_at_once_find_the_same_state() -> None:
         answers = await asyncio.gather(*(service.sessions.Observe(request) for request in requests))
         assert sorted(answer.result.version for answer in answers) == list(range(2, 12))
         assert worker.incarnation.engine.num_arrivals == 0
+
+
+async def test_what_others_put_into_the_store_is_left_alone() -> None:
+    store = MemoryStore()
+    for key in ("slots/README", "slots/99999", "journal/notes/x/README", "journal/README"):
+        await store.put(key, b"not ours")
+    async with running_worker("worker-0", Counting(), store) as worker, routed(worker_0=worker) as service:
+        await service.sessions.Observe(ObserveRequest(user_id="ann", observation=observation()))
+        await worker.incarnation.acting.drive(Sweep(worker.incarnation.ownership._me).sweep_once())
+        assert await remembered(service, "ann") == (1, hash_of(1))
+
+
+async def test_a_slots_record_that_is_damaged_is_told_and_stops_nobody() -> None:
+    store = MemoryStore()
+    async with running_worker("worker-0", Counting(), store) as worker, routed(worker_0=worker) as service:
+        slot = service.core.worker_of("", "ann")[0]
+        await store.put(slot_key(slot), b"\xff\xff")
+        error = await refusal(service.sessions.Observe(ObserveRequest(user_id="ann", observation=observation())))
+        assert error.code() is grpc.StatusCode.DATA_LOSS
+        other = next(f"user-{at}" for at in range(99) if service.core.worker_of("", f"user-{at}")[0] != slot)
+        assert (
+            await service.sessions.Observe(ObserveRequest(user_id=other, observation=observation()))
+        ).result.version == 1
+
+
+async def test_states_of_another_width_are_refused_and_stay() -> None:
+    class Wider(Counting):
+        state_shapes = {**Counting.state_shapes, "more": (3,)}  # noqa: RUF012
+
+        def learn(self, state_BD: Tensor, gradient_BD: Tensor, batch: Batch) -> Tensor:
+            learned_BD = Counting().learn(state_BD[:, :5], gradient_BD[:, :5], batch)
+            return torch.cat([learned_BD, state_BD[:, 5:]], dim=1)
+
+    store = MemoryStore()
+    request = ObserveRequest(user_id="ann", observation=observation())
+    async with running_worker("worker-0", Counting(), store) as worker, routed(worker_0=worker) as service:
+        await service.sessions.Observe(request)
+    async with running_worker("worker-0", Wider(), store) as worker, routed(worker_0=worker) as service:
+        error = await refusal(service.sessions.Observe(request))
+        assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "5 numbers; counting has 8" in error.details()
+    async with running_worker("worker-0", Counting(), store) as worker, routed(worker_0=worker) as service:
+        assert await remembered(service, "ann") == (1, hash_of(1))
+
+
+async def test_damage_is_told_in_every_later_life_until_the_user_is_forgotten() -> None:
+    store = MemoryStore()
+    async with running_worker("worker-0", Counting(), store) as worker, routed(worker_0=worker) as service:
+        conversation = await Conversation.opened(service, "ann", wait_durable=True)
+        await observe_durably(conversation, 1, 3)
+        first = worker.incarnation.name
+        worker.is_dead = True
+    for key in [entry.key async for entry in list_all(store, journal_prefix(first))]:
+        stored = await store.get(key)
+        assert stored is not None
+        at = stored.body.find(np.float32(3).tobytes())
+        if at >= 0:
+            await store.put(key, stored.body[:at] + b"\x01" + stored.body[at + 1 :])
+    request = ObserveRequest(user_id="ann", observation=observation())
+    for _ in range(2):
+        async with running_worker("worker-0", Counting(), store) as worker, routed(worker_0=worker) as service:
+            error = await refusal(service.sessions.Observe(request))
+            assert error.code() is grpc.StatusCode.DATA_LOSS
+    async with running_worker("worker-0", Counting(), store) as worker, routed(worker_0=worker) as service:
+        await service.admin.ForgetUser(ForgetUserRequest(user_id="ann"))
+        assert int((await service.sessions.Observe(request)).result.prediction[0]) == 0
+    async with running_worker("worker-0", Counting(), store) as worker, routed(worker_0=worker) as service:
+        assert (await remembered(service, "ann"))[1] == hash_of(1)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ulid import ULID
 
 from evercurrent.v1.storage_pb2 import SlotRecord
 from persistence.errors import Damaged, SchemaMismatch
-from persistence.record import read_record, read_slot, record_body, slot_body
+from persistence.record import damaged_body, read_record, read_slot, record_body, slot_body
 from persistence.rows import Rows
 from tests.persistence.test_segment import WIDTH, rows_of
 
@@ -81,11 +82,27 @@ def test_a_state_of_another_model_is_told_apart(model: str, width: int) -> None:
 
 
 def test_a_slots_record_is_read_as_written() -> None:
-    record = SlotRecord(slot=3, epoch=2, incarnation="w/1", address="h:1", claim="01J")
+    record = SlotRecord(slot=3, epoch=2, incarnation="w/1", address="h:1", claim=str(ULID.from_int(7)))
     read = read_slot(slot_body(record))
     assert read.format == 1
     read.ClearField("format")
     assert read == record
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"claim": "01J"}, {"claim": "I" * 26}, {"incarnation": "w/é"}, {"address": "h:port"}, {"address": ""}]
+)
+def test_a_slots_record_that_names_no_owner_is_damage(wrong: dict[str, str]) -> None:
+    record = SlotRecord(slot=3, incarnation="w/1", address="h:1", claim=str(ULID.from_int(7)))
+    for field, value in wrong.items():
+        setattr(record, field, value)
+    with pytest.raises(Damaged, match="names no owner"):
+        read_slot(slot_body(record))
+
+
+def test_a_mark_of_damage_is_read_as_damage_whoever_reads_it() -> None:
+    with pytest.raises(Damaged, match="was found damaged"):
+        read_record(damaged_body("\0ann", MODEL), "\0ann", SLOT, MODEL, WIDTH)
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff\xff", b"\x08\x02", b"\x08\x01\x10\x80\x20"])

@@ -28,6 +28,7 @@ from evercurrent.v1.worker_pb2 import LinkTagOpen, LinkTagOpened
 from evercurrent.wire import Event
 from tests.toys import HUGE_GRADIENT, HUGE_STATE, NAN_LOSS, RAISE, Choosing, Counting, Following
 from tests.worker.playing import Played
+from worker.arrivals import ASIDE_MAX
 from worker.engine import Engine
 from worker.residents import DIRTY
 from worker.sessions import SESSIONS_PER_USER
@@ -431,3 +432,31 @@ def test_what_is_consumed_is_to_be_journaled() -> None:
     assert dirty_after(event(0, 5, kind=EVENT_KIND_SKIP))
     assert not dirty_after(event(0, 2))
     assert not dirty_after(event(0, kind=EVENT_KIND_QUERY))
+
+
+def test_the_deadline_counts_the_wait_for_the_user() -> None:
+    engine = new_engine()
+    link = engine.open_link()
+    open_later(engine, link, 0, "ann")
+    receive(engine, link, event(0, timeout_us=4))
+    for _ in range(4):
+        engine._clock_us()
+    engine.host.away.clear()
+    engine.user_ready("ann")
+    assert [reason for _, _, reason in drain(engine)] == [pb.REASON_DEADLINE]
+
+
+def test_what_waits_for_users_leaves_room_for_those_who_are_here() -> None:
+    engine = new_engine()
+    link, other = engine.open_link(), engine.open_link()
+    open_tag(engine, link, 0, "here")
+    open_later(engine, link, 1, "ann")
+    receive(engine, link, *[event(1)] * ASIDE_MAX)
+    engine.host.away.add("bob")
+    refused = engine.open(link, LinkTagOpen(tag=2, user_id="bob"), "bob")
+    assert refused is not None
+    assert refused.rejection.reason == pb.REASON_OVERLOADED
+    assert engine.open(other, LinkTagOpen(tag=2, user_id="bob"), "bob") is None
+    open_tag(engine, link, 2, "here")
+    engine.user_refused("ann", pb.Rejection(reason=pb.REASON_UNAVAILABLE))
+    assert engine.open(link, LinkTagOpen(tag=3, user_id="bob"), "bob") is None
