@@ -116,6 +116,7 @@ async def running_worker(
     address: str = "127.0.0.1:0",
     has_store: bool = True,
     has_event_log: bool = False,
+    stop_timeout_s: float = 10.0,
 ) -> AsyncIterator[Worker]:
     """A worker, which is stopped cleanly in the end unless it `is_dead`."""
     server = await new_server([], [SERVICE])
@@ -128,6 +129,7 @@ async def running_worker(
         timing=EMBEDDED_TIMING,
         has_store=has_store,
         has_event_log=has_event_log,
+        stop_timeout_s=stop_timeout_s,
     )
     model.requires_grad_(False)
     service = WorkerService(lambda: Incarnation(plan, model, store, clock_us), name, 16_384)
@@ -141,9 +143,11 @@ async def running_worker(
         worker.stop.set()
         if worker.is_dead:
             living.cancel()
-        with suppress(asyncio.CancelledError):
-            await living
-        await server.stop(grace=None)
+        try:
+            with suppress(asyncio.CancelledError):
+                await living
+        finally:
+            await server.stop(grace=None)
 
 
 @asynccontextmanager

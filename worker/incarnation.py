@@ -137,18 +137,21 @@ class Incarnation:
     async def _end_after(self, stop: asyncio.Event) -> None:
         await stop.wait()
         self.leaving.set()
-        await self.outboxes.all_gone()
         try:
             async with asyncio.timeout(self._stop_timeout_s):
+                await self.outboxes.all_gone()
                 await self.acting.drive(self.ownership.close())
                 if self.log is not None:
                     await self.log.flush()
         except TimeoutError:
             waiting = 0 if self.log is None else self.log.num_waiting
-            raise StoreUnavailable(
+            text = (
                 f"stopped, and the store did not take what was left within {self._stop_timeout_s:g} s: "
                 f"{self.residents.num_at_risk} updates are not durable, {waiting} events are not in the event log"
-            ) from None
+            )
+            # Told here as well: a store that hangs is likely to fail once more when it is closed.
+            logger.error("%s", text)  # noqa: TRY400
+            raise StoreUnavailable(text) from None
         self._over.set()
 
     def _fence(self) -> None:

@@ -21,8 +21,8 @@ class Stream(Protocol):
 
 
 class Outbox:
-    """What waits to be written to one link. Bounded by the link's in-flight bound, which counts until written, and by
-    its tags: a tag has one answer to its open and one newest watermark."""
+    """What waits to be written to one link. Results are bounded by the link's in-flight bound, which counts until they
+    are written; watermarks by what they cover: each has moved, and moves by results."""
 
     def __init__(self) -> None:
         self.num_in_flight = 0

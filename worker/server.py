@@ -27,6 +27,9 @@ FLOAT_BYTES = 4
 RESIDENT_BYTES = 400
 """What a resident takes beside its state: its key, its session and its cells of the arrays (`bench scale`)."""
 
+STORE_CLOSE_TIMEOUT_S = 2.0
+"""What is needed has been written by then, or has failed within the stop's own bound."""
+
 EMBEDDED_TIMING = Timing(journal_interval_us=20 * US_PER_MS, dead_after_us=500 * US_PER_MS)
 S3_TIMING = Timing(journal_interval_us=200 * US_PER_MS, dead_after_us=2000 * US_PER_MS)
 
@@ -83,7 +86,7 @@ async def serve(settings: WorkerSettings, model: Model, ready: Callable[[str], N
     stop = stop_signal()
     residents_max = residents_within(settings, model.state_width)
     timing = timing_of(settings)
-    async with StoreThread(lambda: open_store(settings.store)) as store:
+    async with StoreThread(lambda: open_store(settings.store), close_timeout_s=STORE_CLOSE_TIMEOUT_S) as store:
         await probe(store, str(ULID()))
         server = await new_server([], [SERVICE])
         address = bind(server, settings.address)

@@ -131,3 +131,22 @@ async def test_a_full_memory_evicts_nobody_unsaved() -> None:
         assert (await service.sessions.Observe(requests[2])).result.version == 1
         assert await remembered(service, users[0]) == (3, hash_of(3))
         assert await remembered(service, users[1]) == (2, hash_of(2))
+
+
+async def stop_with_two_at_risk() -> None:
+    """Serve, lose the store, serve on, stop."""
+    store = Outage()
+    async with (
+        running_worker("worker-0", Counting(), store, stop_timeout_s=0.1) as worker,
+        routed(worker_0=worker) as service,
+    ):
+        conversation = await Conversation.opened(service, "ann", wait_durable=True)
+        await observe_durably(conversation, 1, 1)
+        store.is_down = True
+        for seq in (2, 3):
+            await conversation.observe(seq)
+
+
+async def test_a_stop_that_cannot_save_what_is_left_says_how_much() -> None:
+    with pytest.raises(StoreUnavailable, match="2 updates are not durable"):
+        await stop_with_two_at_risk()
