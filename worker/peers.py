@@ -96,7 +96,8 @@ class HandingOver:
 
     def __init__(self, model: str) -> None:
         self._model = model
-        self._messages: asyncio.Queue[worker_pb2.ReleaseResponse | None] = asyncio.Queue()
+        # Rows that wait and rows that are being encoded, by `_room` one of each at most; then the two that end it.
+        self._messages: asyncio.Queue[worker_pb2.ReleaseResponse | None] = asyncio.Queue(4)
         self._room = asyncio.Semaphore(1)
         self._is_gone = False
 

@@ -125,17 +125,19 @@ async def _when_here(incarnation: Incarnation, user: str, slot: int, look: Calla
         else:
             found.set_exception(Refused(row))
 
-    def leave(_: asyncio.Task[Any]) -> None:
+    async def leave() -> None:
+        await incarnation.leaving.wait()
         answer(rejection(pb.REASON_UNAVAILABLE, "", f"{incarnation.name} serves no more", 500))
 
-    leaving = asyncio.create_task(incarnation.leaving.wait())
-    leaving.add_done_callback(leave)
     try:
-        incarnation.engine.call(user, slot, answer)
-        return await found
+        async with asyncio.TaskGroup() as tasks:
+            leaving = tasks.create_task(leave())
+            incarnation.engine.call(user, slot, answer)
+            await asyncio.wait([found])
+            leaving.cancel()
+        return found.result()
     finally:
-        leaving.remove_done_callback(leave)
-        leaving.cancel()
+        found.cancel()
 
 
 def _state(incarnation: Incarnation, row: int) -> admin_pb2.UserState:

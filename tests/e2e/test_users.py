@@ -29,6 +29,7 @@ from persistence.keys import record_key
 from persistence.memory import MemoryStore
 from persistence.record import read_record
 from persistence.snapshot import read_states
+from persistence.store import Stored
 from tests.e2e.conversation import Conversation, observation
 from tests.e2e.test_durability import hash_of, observe_durably, remembered, routed
 from tests.e2e.test_unary import refusal
@@ -162,6 +163,28 @@ async def _run(address: str, user: str) -> tuple[int, str, str]:
     out, error = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode(), error.decode()
+
+
+class Silent(MemoryStore):
+    """A store that never answers a read."""
+
+    async def get(self, key: str, *, timeout_s: float | None = None) -> Stored | None:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
+
+
+async def test_who_asks_for_a_user_is_told_when_the_incarnation_ends() -> None:
+    async with running_worker("worker-0", Counting(), Silent()) as worker, routed(worker_0=worker) as service:
+        calls = [
+            service.admin.ForgetUser(ForgetUserRequest(user_id="ann")),
+            service.admin.ExportUser(ExportUserRequest(user_id="ann")),
+        ]
+        await service.until(lambda: worker.incarnation.engine.num_arrivals == len(calls))
+        worker.incarnation.leaving.set()
+        for call in calls:
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE
+            assert "serves no more" in await call.details()
+        worker.is_dead = True
 
 
 async def test_workers_tell_how_they_are(service: Service) -> None:
