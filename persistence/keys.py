@@ -28,14 +28,6 @@ def slot_key(slot: int) -> str:
     return f"{SLOTS_PREFIX}{slot:04d}"
 
 
-def slot_of_key(key: str) -> int:
-    """The slot whose record is there. Raises ValueError for any other key."""
-    found = _SLOT.fullmatch(key)
-    if found is None or int(found[1]) >= NUM_SLOTS:
-        raise ValueError(f"{key!r} is not the key of a slot")
-    return int(found[1])
-
-
 def slots_of_keys(keys: Iterable[str]) -> list[int]:
     """The slots whose records are there. What else somebody put into the folder is none of ours."""
     return [int(found[1]) for key in keys if (found := _SLOT.fullmatch(key)) and int(found[1]) < NUM_SLOTS]

@@ -23,10 +23,12 @@ from persistence.errors import Damaged
 from persistence.keys import (
     SLOTS_PREFIX,
     USERS_PREFIX,
+    is_segment_key,
     journal_prefix,
     record_key,
     segment_of_key,
     slot_key,
+    slots_of_keys,
 )
 from persistence.record import read_record, read_slot
 from persistence.rows import Rows, halves, joined_rows
@@ -101,7 +103,8 @@ async def read_states(store: ObjectStore) -> AsyncIterator[SlotStates]:
     Raises:
         Damaged: a slot's record or a whole segment cannot be read.
     """
-    left = [entry.key async for entry in list_all(store, SLOTS_PREFIX)]
+    stored = [entry.key async for entry in list_all(store, SLOTS_PREFIX)]
+    left = [slot_key(slot) for slot in slots_of_keys(stored)]
     while left:
         records = await _slot_records(store, left)
         moved = list[str]()
@@ -134,7 +137,7 @@ async def _read_journal(store: ObjectStore, incarnation: str, claims: Mapping[in
     """What a journal says of slots under these claims."""
     segments = dict[int, Segment]()
     while True:
-        keys = [entry.key async for entry in list_all(store, journal_prefix(incarnation))]
+        keys = [entry.key async for entry in list_all(store, journal_prefix(incarnation)) if is_segment_key(entry.key)]
         numbers = [segment_of_key(key)[1] for key in keys]
         segments = {number: segment for number, segment in segments.items() if number in numbers}
         missing = [key for key, number in zip(keys, numbers, strict=True) if number not in segments]

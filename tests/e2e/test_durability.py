@@ -28,6 +28,7 @@ from evercurrent.v1.session_pb2 import (
 from persistence.keys import journal_prefix, segment_key, slot_key
 from persistence.memory import MemoryStore
 from persistence.segment import seal_body
+from persistence.snapshot import read_states
 from persistence.store import list_all
 from tests.e2e.conversation import Conversation, observation
 from tests.e2e.test_unary import refusal
@@ -231,6 +232,8 @@ async def test_what_others_put_into_the_store_is_left_alone() -> None:
         await service.sessions.Observe(ObserveRequest(user_id="ann", observation=observation()))
         await worker.incarnation.acting.drive(Sweep(worker.incarnation.ownership._me).sweep_once())
         assert await remembered(service, "ann") == (1, hash_of(1))
+        await store.put(f"journal/{worker.incarnation.name}/README", b"not ours")
+    assert sum([len(slot.states) async for slot in read_states(store)]) == 1
 
 
 async def test_a_slots_record_that_is_damaged_is_told_and_stops_nobody() -> None:

@@ -23,7 +23,7 @@ def test_keys_are_those_of_the_stored_format() -> None:
 def test_slots_there_and_back_in_order(slot: int, other: int) -> None:
     key = keys.slot_key(slot)
     assert key.startswith(keys.SLOTS_PREFIX)
-    assert keys.slot_of_key(checked_key(key)) == slot
+    assert keys.slots_of_keys([checked_key(key)]) == [slot]
     assert (key < keys.slot_key(other)) == (slot < other)
 
 
@@ -32,14 +32,14 @@ def test_segments_there_and_back_in_order(number: int, other: int) -> None:
     key = keys.segment_key(INCARNATION, number)
     assert key.startswith(keys.journal_prefix(INCARNATION))
     assert key.startswith(keys.JOURNAL_PREFIX)
+    assert keys.is_segment_key(key)
     assert keys.segment_of_key(checked_key(key)) == (INCARNATION, number)
     assert (key < keys.segment_key(INCARNATION, other)) == (number < other)
 
 
 @pytest.mark.parametrize("key", ["", "slots/", "slots/42", "slots/00042", "slots/0042/x", "slots/4096", "journal/0042"])
 def test_no_other_key_is_a_slots(key: str) -> None:
-    with pytest.raises(ValueError, match="slot"):
-        keys.slot_of_key(key)
+    assert keys.slots_of_keys([key, "slots/0042"]) == [42]
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,7 @@ def test_no_other_key_is_a_slots(key: str) -> None:
     ],
 )
 def test_no_other_key_is_a_segments(key: str) -> None:
+    assert not keys.is_segment_key(key)
     with pytest.raises(ValueError, match="segment"):
         keys.segment_of_key(key)
 
