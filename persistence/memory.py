@@ -42,8 +42,9 @@ class MemoryStore:
         stored = self._objects.get(checked_key(key))
         return await self.put(key, body) if stored is not None and stored.etag == etag else None
 
-    async def delete(self, key: str, *, timeout_s: float | None = None) -> None:
-        self._objects.pop(checked_key(key), None)
+    async def delete(self, *keys: str, timeout_s: float | None = None) -> None:
+        for key in [checked_key(key) for key in keys]:
+            self._objects.pop(key, None)
 
     async def list(
         self, prefix: str = "", *, after: str = "", limit: int = PAGE_KEYS_MAX, timeout_s: float | None = None

@@ -106,14 +106,25 @@ class S3Store:
         call = _Call(f"put {key} if it is {etag}", writes=True, none_if=CONDITION_FAILED | NOT_THERE)
         return await self._put(call, key, body, {"IfMatch": etag}, timeout_s)
 
-    async def delete(self, key: str, *, timeout_s: float | None = None) -> None:
+    async def delete(self, *keys: str, timeout_s: float | None = None) -> None:
+        removals = [self._removal(key) for key in keys]
+        calls = [_Call(f"delete {key}", writes=True, none_if=NOT_THERE, is_idempotent=True) for key in keys]
+        ended = await asyncio.gather(
+            *(self._call(call, removal, timeout_s) for call, removal in zip(calls, removals, strict=True)),
+            return_exceptions=True,
+        )
+        for error in ended:
+            if isinstance(error, BaseException):
+                raise error
+
+    def _removal(self, key: str) -> Callable[[], Awaitable[bool]]:
         where = self._where(key)
 
         async def remove() -> bool:
             await self._client.delete_object(**where)
             return True
 
-        await self._call(_Call(f"delete {key}", writes=True, none_if=NOT_THERE, is_idempotent=True), remove, timeout_s)
+        return remove
 
     async def list(
         self, prefix: str = "", *, after: str = "", limit: int = PAGE_KEYS_MAX, timeout_s: float | None = None

@@ -1,8 +1,9 @@
 """A store in one SQLite file: the embedded default, safe for several processes on one machine.
 
-WAL with synchronous=FULL: what was answered survives the loss of power. Each write is one statement and so one
-transaction, which makes both conditions exact between processes. Two threads of the store's own, each with a
-connection: reads do not wait for the disk syncs of writes. Not for network file systems: WAL needs shared memory.
+WAL with synchronous=FULL: what was answered survives the loss of power. Each write is one statement, which makes both
+conditions exact between processes, and those that wait together are one transaction, which makes one disk sync of many
+(group commit). Two threads of the store's own, each with a connection: reads do not wait for the disk syncs of writes.
+Not for network file systems: WAL needs shared memory.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from queue import SimpleQueue
+from typing import Any, Generic, Self, TypeVar
 
 from persistence.errors import StoreDenied, StoreError, StoreMisconfigured, StoreUnavailable
 from persistence.store import (
@@ -88,9 +90,10 @@ class SqliteStore:
     async def put_if_match(self, key: str, body: bytes, etag: Etag, *, timeout_s: float | None = None) -> Etag | None:
         return await self._write(key, timeout_s, body, PUT_IF_MATCH, lambda tag: (tag, body, key, etag))
 
-    async def delete(self, key: str, *, timeout_s: float | None = None) -> None:
-        checked_key(key)
-        await self._writes.run(f"delete {key}", self._limit(timeout_s), lambda db: db.execute(DELETE, (key,)).rowcount)
+    async def delete(self, *keys: str, timeout_s: float | None = None) -> None:
+        rows = [(checked_key(key),) for key in keys]
+        what = f"delete {', '.join(keys)}"
+        await self._writes.run(what, self._limit(timeout_s), lambda db: db.executemany(DELETE, rows).rowcount)
 
     async def list(
         self, prefix: str = "", *, after: str = "", limit: int = PAGE_KEYS_MAX, timeout_s: float | None = None
@@ -124,14 +127,25 @@ class SqliteStore:
         return self._timeout_s if timeout_s is None else timeout_s
 
 
+@dataclass(frozen=True, slots=True)
+class _Call(Generic[T]):
+    """A statement that waits for its turn. `deadline` in seconds of the monotonic clock."""
+
+    what: str
+    deadline: float
+    statement: Statement[T]
+    result: Future[T]
+
+
 class _Lane:
-    """A thread with a connection of its own, and the calls that wait for it."""
+    """A thread with a connection of its own, and the calls that wait for it. It takes all that wait at once."""
 
     def __init__(self, target: SqliteTarget, *, writes: bool) -> None:
         self._target = target
         self._writes = writes
         self._turn = asyncio.Semaphore(CALLS_WAITING_MAX)
         self._thread = ThreadPoolExecutor(1, f"evercurrent-sqlite-{'writes' if writes else 'reads'}")
+        self._waiting: SimpleQueue[_Call[Any]] = SimpleQueue()
         self._connection: sqlite3.Connection | None = None
 
     async def __aenter__(self) -> Self:
@@ -154,13 +168,14 @@ class _Lane:
     async def run(self, what: str, timeout_s: float, statement: Statement[T]) -> T:
         """Run a statement on the thread. Raises StoreError."""
         deadline = time.monotonic() + timeout_s
-        submitted: Future[T] | None = None
+        call = _Call(what, deadline, statement, Future[T]())
         try:
             async with asyncio.timeout(timeout_s), self._turn:
-                submitted = self._thread.submit(self._execute, what, deadline, statement)
-                return await asyncio.wrap_future(submitted)
+                self._waiting.put(call)
+                self._thread.submit(self._execute_waiting)
+                return await asyncio.wrap_future(call.result)
         except TimeoutError as error:
-            has_begun = submitted is not None and not submitted.cancel()
+            has_begun = not call.result.cancel()
             message = f"{what}: not done within {timeout_s:g} s"
             raise StoreUnavailable(message, maybe_done=self._writes and has_begun) from error
 
@@ -171,16 +186,53 @@ class _Lane:
         if self._connection is not None:
             self._connection.close()
 
-    def _execute(self, what: str, deadline: float, statement: Statement[T]) -> T:
-        assert self._connection is not None
-        remaining_ms = int((deadline - time.monotonic()) * 1000 * BUSY_SHARE)
-        if remaining_ms <= 0:
-            raise StoreUnavailable(f"{what}: its time was up before its turn came")
+    def _execute_waiting(self) -> None:
+        """Execute all that wait, and tell who waits for them how it went. Those of a turn are often taken before it."""
+        calls = self._take()
+        if not calls:
+            return
         try:
-            self._connection.execute(f"PRAGMA busy_timeout = {remaining_ms}")
-            return statement(self._connection)
-        except sqlite3.Error as error:
-            raise translated(what, error, writes=self._writes) from error
+            outcomes = self._execute(calls)
+        except Exception as error:
+            outcomes = [error] * len(calls)
+        for call, outcome in zip(calls, outcomes, strict=True):
+            if isinstance(outcome, sqlite3.Error):
+                call.result.set_exception(translated(call.what, outcome, writes=self._writes))
+            elif isinstance(outcome, Exception):
+                call.result.set_exception(outcome)
+            else:
+                call.result.set_result(outcome)
+
+    def _take(self) -> list[_Call[Any]]:
+        """The calls that wait, without those given up or too late."""
+        now = time.monotonic()
+        calls = []
+        while not self._waiting.empty():
+            call = self._waiting.get()
+            if not call.result.set_running_or_notify_cancel():
+                continue
+            if call.deadline <= now:
+                call.result.set_exception(StoreUnavailable(f"{call.what}: its time was up before its turn came"))
+            else:
+                calls.append(call)
+        return calls
+
+    def _execute(self, calls: Sequence[_Call[Any]]) -> list[object]:
+        """What each statement gives, or the error that ended it alone. Raises what ended them all."""
+        assert self._connection is not None
+        remaining_s = min(call.deadline for call in calls) - time.monotonic()
+        self._connection.execute(f"PRAGMA busy_timeout = {max(1, int(remaining_s * 1000 * BUSY_SHARE))}")
+        with _transaction(self._connection) if self._writes else nullcontext():
+            return [self._outcome(call) for call in calls]
+
+    def _outcome(self, call: _Call[Any]) -> object:
+        assert self._connection is not None
+        try:
+            return call.statement(self._connection)
+        except Exception as error:
+            if self._writes and not self._connection.in_transaction:
+                raise
+            return error
 
 
 def translated(what: str, error: sqlite3.Error, *, writes: bool) -> StoreError:
@@ -245,12 +297,23 @@ def _switch_to_wal(connection: sqlite3.Connection, path: Path, deadline: float) 
 
 
 def _create_schema(connection: sqlite3.Connection) -> None:
+    with _transaction(connection):
+        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+            connection.execute(SCHEMA)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Statements that stand together or not at all; other processes write before or after."""
     connection.execute("BEGIN IMMEDIATE")
-    if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-        connection.execute(SCHEMA)
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    connection.execute("COMMIT")
+    try:
+        yield
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 @asynccontextmanager

@@ -74,8 +74,11 @@ class ObjectStore(Protocol):
         """Write if the object still has this etag. None: it has another, or is gone; nothing was written."""
         ...
 
-    async def delete(self, key: str, *, timeout_s: float | None = None) -> None:
-        """Remove the object. Idempotent: one that is not there is no error."""
+    async def delete(self, *keys: str, timeout_s: float | None = None) -> None:
+        """Remove objects, not as one. Idempotent: one that is not there is no error; after an error some may be gone.
+
+        `timeout_s` bounds each removal where the store takes them one by one.
+        """
         ...
 
     async def list(

@@ -13,6 +13,8 @@ from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Self, TypeVar
 
+import uvloop
+
 from persistence.errors import StoreUnavailable
 from persistence.store import PAGE_KEYS_MAX, Etag, ObjectStore, Page, Stored
 
@@ -87,8 +89,8 @@ class StoreThread:
     async def put_if_match(self, key: str, body: bytes, etag: Etag, *, timeout_s: float | None = None) -> Etag | None:
         return await self._hand_over(lambda store: store.put_if_match(key, body, etag, timeout_s=timeout_s), len(body))
 
-    async def delete(self, key: str, *, timeout_s: float | None = None) -> None:
-        return await self._hand_over(lambda store: store.delete(key, timeout_s=timeout_s))
+    async def delete(self, *keys: str, timeout_s: float | None = None) -> None:
+        return await self._hand_over(lambda store: store.delete(*keys, timeout_s=timeout_s))
 
     async def list(
         self, prefix: str = "", *, after: str = "", limit: int = PAGE_KEYS_MAX, timeout_s: float | None = None
@@ -104,7 +106,7 @@ class StoreThread:
     def _run(self) -> None:
         """The thread: open, live until closed, close. Whoever waits is told how it went."""
         try:
-            asyncio.run(self._live())
+            uvloop.run(self._live())
         except BaseException as error:
             if not self._opened.done():
                 self._opened.set_exception(error)

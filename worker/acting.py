@@ -120,8 +120,8 @@ class Acting:
                 return await self._store.put_if_absent(key, body)
             case PutIfMatch(key, body, etag):
                 return await self._store.put_if_match(key, body, etag)
-            case Delete(key):
-                await self._store.delete(key)
+            case Delete(keys):
+                await self._store.delete(*keys)
                 return None
             case ListKeys(prefix):
                 return [entry.key async for entry in list_all(self._store, prefix)]
@@ -141,7 +141,7 @@ class Acting:
         finally:
             self._turns.release()
 
-    async def _call_or_error(self, effect: Get | PutIfAbsent | PutIfMatch | Delete | ReadSegment) -> object:
+    async def _call_or_error(self, effect: Get | PutIfAbsent | PutIfMatch | ReadSegment) -> object:
         try:
             return await self._call(effect)
         except StoreError as error:

@@ -52,9 +52,9 @@ class PutIfMatch:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Answered by None."""
+    """Several objects, not as one; answered by None."""
 
-    key: str
+    keys: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class Wait:
 class Together:
     """Several store effects at once, answered by a list: answers, or the StoreErrors that were met."""
 
-    effects: tuple[Get | PutIfAbsent | PutIfMatch | Delete | ReadSegment, ...]
+    effects: tuple[Get | PutIfAbsent | PutIfMatch | ReadSegment, ...]
 
 
 StoreEffect = Get | PutIfAbsent | PutIfMatch | Delete | ListKeys | ReadSegment | Together
@@ -187,7 +187,7 @@ class Backoff:
         self._wait_us = min(2 * self._wait_us, BACKOFF_US_MAX)
 
 
-def together(effects: Sequence[Get | PutIfAbsent | PutIfMatch | Delete | ReadSegment]) -> Flow[list[Any]]:
+def together(effects: Sequence[Get | PutIfAbsent | PutIfMatch | ReadSegment]) -> Flow[list[Any]]:
     """The answers or errors of many store effects, TOGETHER_MAX at a time."""
     answers: list[Any] = []
     for start in range(0, len(effects), TOGETHER_MAX):

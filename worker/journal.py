@@ -7,7 +7,8 @@ the rows that count none is older than its user's record (docs/adr/0009).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 
@@ -27,7 +28,6 @@ from worker.flows import (
     Pause,
     PutIfAbsent,
     Signal,
-    Together,
     Wait,
     insist,
     together,
@@ -48,7 +48,12 @@ SEGMENTS_MIN = 16
 ROWS_PER_SEGMENT = 512
 """A journal may have a segment for so many rows that are needed, besides a few: a million residents fill 61 whole ones,
 and to carry them all again and again would be most of what is written."""
+DELETED_MIN = 16
+"""Segments that are not needed wait for each other: where a store has transactions, they go in one."""
+ENCODED_AT_ONCE_BYTES_MAX = 64 << 10
 RESOLVE_SLOTS = 4 * TOGETHER_MAX
+
+logger = logging.getLogger(__name__)
 
 
 class Journal:
@@ -119,17 +124,16 @@ class Journal:
         writer = SegmentWriter(self._residents.slab.state.shape[1])
         parts = yield from self._gather(writer)
         first = self._first()
-        footer = partial(self._footer, number, first, list(self._slots.attempts.items()))
+        attempts = list(self._slots.attempts.items())
         self._last_segment_us = began_us
-        body = yield Offload(lambda: writer.finish(footer()))
-        assert isinstance(body, bytes)
+        body = yield from self._encoded(writer, partial(self._footer, number, first, attempts), len(attempts))
         yield from self._append(number, body)
         self._num_rows[number] = writer.num_rows
         self.landed = number
         yield from self._land(number, parts)
         self.is_in_flight = False
         self.landing.pulse()
-        if self._oldest < first and not self._is_deleting:
+        if self._oldest + DELETED_MIN <= first and not self._is_deleting:
             self._is_deleting = True
             self._me.start(self._delete_below(first))
 
@@ -167,6 +171,15 @@ class Journal:
             writer.add(gathered)
             self._busy_us += clock_us() - began_us
         return parts
+
+    def _encoded(self, writer: SegmentWriter, footer: Callable[[], SegmentFooter], num_attempts: int) -> Flow[bytes]:
+        """A segment as bytes: a small one at once, since the way to a thread and back costs more."""
+        if writer.num_bytes <= ENCODED_AT_ONCE_BYTES_MAX and num_attempts <= SLICE_ROWS:
+            yield Pause()
+            return writer.finish(footer())
+        body = yield Offload(lambda: writer.finish(footer()))
+        assert isinstance(body, bytes)
+        return body
 
     def _footer(self, number: int, first: int, attempts: list[tuple[int, Attempt]]) -> SegmentFooter:
         return SegmentFooter(
@@ -252,12 +265,12 @@ class Journal:
         try:
             while self._oldest < first:
                 numbers = range(self._oldest, min(first, self._oldest + TOGETHER_MAX))
-                answers = yield Together(tuple(Delete(segment_key(self._me.name, number)) for number in numbers))
-                if any(isinstance(answer, StoreError) for answer in answers):
-                    return
+                yield Delete(tuple(segment_key(self._me.name, number) for number in numbers))
                 for number in numbers:
                     self._num_rows.pop(number, None)
                 self._oldest = numbers[-1] + 1
+        except StoreError as error:
+            logger.info("segments that are not needed stay for now: %s", error)
         finally:
             self._is_deleting = False
 

@@ -107,10 +107,7 @@ class Sweep:
         """From the old end, so that what is left is a journal still."""
         logger.info("a dead journal goes incarnation=%s num_segments=%d", name, len(keys))
         for start in range(0, len(keys), TOGETHER_MAX):
-            answers = yield from together([Delete(key) for key in keys[start : start + TOGETHER_MAX]])
-            for answer in answers:
-                if isinstance(answer, StoreError):
-                    raise answer
+            yield Delete(tuple(keys[start : start + TOGETHER_MAX]))
 
 
 def _by_incarnation(keys: Sequence[str]) -> dict[str, list[str]]:

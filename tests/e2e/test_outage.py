@@ -49,9 +49,9 @@ class Outage(MemoryStore):
         self._check()
         return await super().put_if_match(key, body, etag)
 
-    async def delete(self, key: str, *, timeout_s: float | None = None) -> None:
+    async def delete(self, *keys: str, timeout_s: float | None = None) -> None:
         self._check()
-        await super().delete(key)
+        await super().delete(*keys)
 
     async def list(
         self, prefix: str = "", *, after: str = "", limit: int = PAGE_KEYS_MAX, timeout_s: float | None = None

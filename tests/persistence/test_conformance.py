@@ -145,6 +145,12 @@ async def test_delete_removes_what_is_there(store: ObjectStore) -> None:
     assert await keys_under(store) == ["a/l"]
 
 
+async def test_delete_removes_several(store: ObjectStore) -> None:
+    await asyncio.gather(*(store.put(f"a/{number}", b"x") for number in range(5)))
+    await store.delete("a/0", "a/never", "a/3", "a/1")
+    assert await keys_under(store) == ["a/2", "a/4"]
+
+
 async def test_lists_are_in_the_order_of_keys(store: ObjectStore) -> None:
     await asyncio.gather(*(store.put(key, b"x") for key in reversed(SORTED_KEYS)))
     assert await keys_under(store) == SORTED_KEYS

@@ -173,12 +173,12 @@ class Breaking(MemoryStore):
             raise StoreUnavailable("broken off", maybe_done=True)
         return await super().put_if_absent(key, body)
 
-    async def delete(self, key: str, *, timeout_s: float | None = None) -> None:
+    async def delete(self, *keys: str, timeout_s: float | None = None) -> None:
         if self._breaks():
             if self.happens:
-                await super().delete(key)
+                await super().delete(*keys)
             raise StoreUnavailable("broken off", maybe_done=True)
-        await super().delete(key)
+        await super().delete(*keys)
 
     def _breaks(self) -> bool:
         self.changes_left -= self.is_on

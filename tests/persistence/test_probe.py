@@ -116,9 +116,9 @@ class EndsAfter(MemoryStore):
         self._count()
         return await super().put(key, body)
 
-    async def delete(self, key: str, *, timeout_s: float | None = None) -> None:
+    async def delete(self, *keys: str, timeout_s: float | None = None) -> None:
         self._count()
-        await super().delete(key)
+        await super().delete(*keys)
 
     def _count(self) -> None:
         self._left -= 1

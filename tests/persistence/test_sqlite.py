@@ -7,12 +7,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
 
 from persistence import ObjectStore, StoreDenied, StoreError, StoreMisconfigured, StoreUnavailable, list_all, open_store
 from persistence.sqlite import SqliteStore, Statement, translated
+from persistence.store import content_etag
 from tests.persistence.servers import ROOT
 
 PROCESSES = 4
@@ -33,9 +35,11 @@ def line_of(process: subprocess.Popen[str]) -> str:
 
 
 async def on_thread_of_writes(store: ObjectStore, statement: Statement[object]) -> object:
-    """Run something on the connection that writes, after what runs there."""
+    """Run something on the connection that writes, outside of any transaction, after what runs there."""
     assert isinstance(store, SqliteStore)
-    return await store._writes.run("test", SLOW_S, statement)
+    connection = store._writes._connection
+    assert connection is not None
+    return await asyncio.wrap_future(store._writes._thread.submit(statement, connection))
 
 
 def make_foreign(path: Path) -> bytes:
@@ -128,6 +132,80 @@ async def test_a_call_whose_turn_never_comes_is_surely_not_done(path: Path) -> N
         assert not raised.value.maybe_done
         await store.put("other", b"x")
         assert await store.get("k") is None
+
+
+async def test_writes_that_wait_together_are_one_transaction_and_answered_each(path: Path) -> None:
+    release = threading.Event()
+    statements: list[str] = []
+    async with open_store(f"sqlite:{path}") as store:
+        await store.put("there", b"x")
+        await on_thread_of_writes(store, lambda db: db.set_trace_callback(statements.append))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(on_thread_of_writes(store, lambda _: release.wait(SLOW_S)))
+            await asyncio.sleep(0)
+            tasks = [
+                group.create_task(store.put_if_absent("new", b"first")),
+                group.create_task(store.put_if_absent("new", b"second")),
+                group.create_task(store.put_if_absent("there", b"y")),
+                group.create_task(store.put_if_match("there", b"y", content_etag(b"x"))),
+            ]
+            await asyncio.sleep(0)
+            release.set()
+        first, second, absent, match = (task.result() for task in tasks)
+        assert (first, second, absent, match) == (content_etag(b"first"), None, None, content_etag(b"y"))
+        assert [word for word in statements if word in {"BEGIN IMMEDIATE", "COMMIT"}] == ["BEGIN IMMEDIATE", "COMMIT"]
+        stored = await store.get("new")
+        assert stored is not None
+        assert stored.body == b"first"
+
+
+async def test_a_statement_that_fails_alone_fails_nobody_else(path: Path) -> None:
+    release = threading.Event()
+    async with open_store(f"sqlite:{path}") as store:
+        assert isinstance(store, SqliteStore)
+        await on_thread_of_writes(store, lambda db: db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(on_thread_of_writes(store, lambda _: release.wait(SLOW_S)))
+            await asyncio.sleep(0)
+            small = group.create_task(store.put("small", b"x"))
+            large = group.create_task(outcome_of(store.put("large", bytes(2000))))
+            other = group.create_task(store.put("other", b"x"))
+            await asyncio.sleep(0)
+            release.set()
+        assert isinstance(large.result(), Exception)
+        assert small.result() == other.result()
+        assert [entry.key async for entry in list_all(store)] == ["other", "small"]
+
+
+async def test_what_ends_a_transaction_ends_all_of_it(path: Path) -> None:
+    release = threading.Event()
+    async with open_store(f"sqlite:{path}") as store:
+        assert isinstance(store, SqliteStore)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(on_thread_of_writes(store, lambda _: release.wait(SLOW_S)))
+            await asyncio.sleep(0)
+            one = group.create_task(outcome_of(store.put("one", b"x")))
+            end = group.create_task(outcome_of(store._writes.run("end", SLOW_S, end_transaction)))
+            await asyncio.sleep(0)
+            release.set()
+        assert isinstance(one.result(), StoreError)
+        assert isinstance(end.result(), StoreError)
+        assert await store.get("one") is None
+        await store.put("one", b"x")
+
+
+async def outcome_of(call: Awaitable[object]) -> object:
+    """What a call gives, or its error."""
+    try:
+        return await call
+    except Exception as error:
+        return error
+
+
+def end_transaction(db: sqlite3.Connection) -> None:
+    """As a full disk does it: the statement fails, and with it all before it."""
+    db.execute("ROLLBACK")
+    raise sqlite3.OperationalError("database or disk is full")
 
 
 async def test_a_database_of_another_program_is_left_alone(path: Path) -> None:

@@ -375,6 +375,8 @@ def simulate(seed: int) -> list[str]:
     with (
         patch.object(worker.journal, "SLICE_ROWS", 2),
         patch.object(worker.journal, "SEGMENTS_MIN", 3),
+        patch.object(worker.journal, "DELETED_MIN", 2),
+        patch.object(worker.journal, "ENCODED_AT_ONCE_BYTES_MAX", 2000),
         patch.object(worker.residency, "EVICT_AT", 0.5),
         patch.object(worker.claims, "SLICE_ROWS", 2),
         patch.object(worker.claims, "HAND_OVER_ROWS", 2),

@@ -221,7 +221,7 @@ def a_tombstone_that_is_not_kept(patch: Patch) -> None:
         buried = yield from bury(self, burial)
         for index in np.flatnonzero(buried).tolist():
             key = record_key(int(burial.tombstones.slots[index]), burial.tombstones.users[index])
-            yield from insist(Delete(key))
+            yield from insist(Delete((key,)))
         return buried
 
     patch.setattr(Residency, "_bury", goes)

@@ -108,7 +108,7 @@ class World:
         """Carry out one store call some time from now, or not, or later than it says."""
         is_write = isinstance(effect, PutIfAbsent | PutIfMatch | Delete)
         for chosen, held in self._held_back:
-            if isinstance(effect, PutIfAbsent | PutIfMatch | Delete) and chosen(effect.key):
+            if isinstance(effect, PutIfAbsent | PutIfMatch) and chosen(effect.key):
                 held.append(effect)
                 return
         fate = 1.0 if self.is_calm else self.random.random()
@@ -151,7 +151,7 @@ class World:
                 return read_segment(objects[key]) if key in objects else None
             case ListKeys(prefix):
                 return sorted(key for key in objects if key.startswith(prefix))
-            case Delete(key):
+            case Delete((key,)):
                 objects.pop(key, None)
                 self._segments.pop(key, None)
                 self.on_change(key)
@@ -332,6 +332,8 @@ class Process:
                 self._offload(work, answer)
             case Together(effects):
                 self._together(effects, answer)
+            case Delete(keys):
+                self._delete(keys, answer)
             case AskRelease():
                 self._ask_release(effect, answer)
             case _:
@@ -383,9 +385,18 @@ class Process:
                 answer([results[at] for at in range(len(effects))])
 
         for index, effect in enumerate(effects):
-            if isinstance(effect, Delete) and not effect.key.startswith(journal_prefix(self.incarnation)):
-                self.world.note(f"{self.incarnation} sweeps {effect.key}")
             self._call_store(effect, partial(one, index))
+
+    def _delete(self, keys: Sequence[str], answer: Callable[[Any], None]) -> None:
+        """One by one, each with a fate of its own."""
+        for key in keys:
+            if not key.startswith(journal_prefix(self.incarnation)):
+                self.world.note(f"{self.incarnation} sweeps {key}")
+
+        def ended(results: Sequence[Any]) -> None:
+            answer(next((result for result in results if isinstance(result, StoreError)), None))
+
+        self._together([Delete((key,)) for key in keys], ended)
 
     def _ask_release(self, ask: AskRelease, answer: Callable[[Any], None]) -> None:
         name = ask.incarnation.partition("/")[0]
