@@ -30,7 +30,7 @@ RESIDENT_BYTES = 400
 STORE_CLOSE_TIMEOUT_S = 2.0
 """What is needed has been written by then, or has failed within the stop's own bound."""
 
-EMBEDDED_TIMING = Timing(journal_interval_us=20 * US_PER_MS, dead_after_us=500 * US_PER_MS)
+EMBEDDED_TIMING = Timing(journal_interval_us=50 * US_PER_MS, dead_after_us=500 * US_PER_MS)
 S3_TIMING = Timing(journal_interval_us=200 * US_PER_MS, dead_after_us=2000 * US_PER_MS)
 
 logger = logging.getLogger(__name__)
