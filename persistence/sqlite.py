@@ -39,6 +39,8 @@ APPLICATION_ID = 0x65766375
 SCHEMA_VERSION = 1
 CALLS_WAITING_MAX = 64
 SWITCH_RETRY_S = 0.01
+PAGE_BYTES = 16384
+"""Of a new file: half the CPU of the usual 4096 for a segment of 800 kB, and none more for a slot's record."""
 BUSY_SHARE = 0.9
 """Of a call's time, at most waited for the lock of another process: an answer that nothing was done beats a doubt."""
 
@@ -262,6 +264,7 @@ def _connect(path: Path, deadline: float) -> sqlite3.Connection:
 def _prepare(connection: sqlite3.Connection, path: Path, deadline: float) -> None:
     try:
         _check_ours(connection, path)
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         _switch_to_wal(connection, path, deadline)
         connection.execute("PRAGMA synchronous = FULL")
         _create_schema(connection)
