@@ -38,7 +38,7 @@ from worker.slots import Attempt, Read, Slots
 
 SLICE_ROWS = 512
 SEGMENT_BYTES_MAX = 4 << 20
-CARRY_BYTES_MAX = 256 << 10
+CARRY_BYTES_MAX = 160 << 10
 """Of the oldest segment's rows in one segment; up to SEGMENT_BYTES_MAX of them while the journal is twice too long."""
 LOOP_SHARE = 32
 """Of the serving loop's time the journal takes one part in so many, as far as its heartbeat allows: under load segments

@@ -55,7 +55,7 @@ class Residents:
         self.slab = Slab(initial_state, residents_max)
         self.sessions = SessionLog(residents_max + 1)
         rows = residents_max + 1
-        self.dirty = np.zeros(rows, np.uint8)
+        self.dirty = np.zeros(-(-rows // 8) * 8, np.uint8)
         self.segment = np.zeros(rows, np.int32)
         self.unlanded = np.zeros(rows, np.bool_)
         self.landed_version = np.zeros(rows, np.uint64)
@@ -142,8 +142,11 @@ class Residents:
         return found
 
     def changed(self) -> Indices:
-        """Rows that are DIRTY."""
-        return np.flatnonzero(self.dirty[: self.slab.num_rows] == DIRTY)
+        """Rows that are DIRTY, ascending. Looks at eight at once: of a million residents few are."""
+        words = np.flatnonzero(self.dirty.view(np.uint64)[: -(-self.slab.num_rows // 8)] != 0)
+        rows = (8 * words[:, None] + np.arange(8)).ravel()
+        changed: Indices = rows[self.dirty[rows] == DIRTY]
+        return changed
 
     def in_segment(self, number: int) -> Indices:
         """Rows whose newest segment is this one."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persistence.rows import Rows
-from worker.residents import DIRTY, NOWHERE, Residents
+from worker.residents import CLEAN, DIRTY, IN_FLIGHT, NOWHERE, Residents
 
 USERS = [f"user-{number}" for number in range(12)]
 RESIDENTS_MAX = 8
@@ -105,6 +105,20 @@ def test_many_come_and_go_as_one_by_one(script: list[tuple[list[Rows], list[str]
             if (row := bulk.slab.find(user)) is not None
         )
         assert bulk.num_at_risk == at_risk
+
+
+@pytest.mark.parametrize("num_rows", [1, 7, 8, 9, 30])
+def test_changed_rows_are_found_wherever_they_are(num_rows: int) -> None:
+    residents = Residents(np.zeros(2, np.float32), num_rows)
+    for number in range(num_rows):
+        residents.admit(f"\0{number}", number)
+    assert residents.changed().tolist() == []
+    rng = np.random.default_rng(1)
+    for share in (0.1, 0.5, 1.0):
+        residents.dirty[: residents.slab.num_rows] = CLEAN
+        rows = np.flatnonzero(rng.random(residents.slab.num_rows) < share)
+        residents.dirty[rows] = rng.choice([DIRTY, IN_FLIGHT], len(rows))
+        assert residents.changed().tolist() == np.flatnonzero(residents.dirty == DIRTY).tolist()
 
 
 def test_who_came_with_a_claim_is_what_was_stored_and_in_no_segment() -> None:
