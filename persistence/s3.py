@@ -107,24 +107,19 @@ class S3Store:
         return await self._put(call, key, body, {"IfMatch": etag}, timeout_s)
 
     async def delete(self, *keys: str, timeout_s: float | None = None) -> None:
-        removals = [self._removal(key) for key in keys]
-        calls = [_Call(f"delete {key}", writes=True, none_if=NOT_THERE, is_idempotent=True) for key in keys]
-        ended = await asyncio.gather(
-            *(self._call(call, removal, timeout_s) for call, removal in zip(calls, removals, strict=True)),
-            return_exceptions=True,
-        )
-        for error in ended:
-            if isinstance(error, BaseException):
+        places = [self._where(key) for key in keys]
+        removals = (self._remove(where, timeout_s) for where in places)
+        for error in await asyncio.gather(*removals, return_exceptions=True):
+            if error is not None:
                 raise error
 
-    def _removal(self, key: str) -> Callable[[], Awaitable[bool]]:
-        where = self._where(key)
-
+    async def _remove(self, where: Mapping[str, str], timeout_s: float | None) -> None:
         async def remove() -> bool:
             await self._client.delete_object(**where)
             return True
 
-        return remove
+        call = _Call(f"delete {where['Key']}", writes=True, none_if=NOT_THERE, is_idempotent=True)
+        await self._call(call, remove, timeout_s)
 
     async def list(
         self, prefix: str = "", *, after: str = "", limit: int = PAGE_KEYS_MAX, timeout_s: float | None = None
