@@ -111,8 +111,9 @@ class Population:
     ) -> Population:
         """A link on which nobody is open yet. `owned_slots` are to be claimed at once; the last `num_watched` tags are
         to be told their watermarks."""
-        opening = traffic.link_open(NUM_SLOTS, owned_slots)
-        stream, model = await load.begin_link(channel, opening)
+        stream, model = await load.begin_link(channel, traffic.link_open(NUM_SLOTS))
+        if owned_slots:
+            await stream.write(traffic.link_slots(owned_slots))
         return cls(stream, Traffic(model, rng), Layout.of(model), num_users, num_watched)
 
     @staticmethod

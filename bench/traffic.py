@@ -105,10 +105,16 @@ def link_opens(users: Sequence[tuple[str, str]], num_slots: int) -> Iterator[byt
         yield link_tag_opens(tagged[start : start + OPENS_A_FRAME])
 
 
-def link_open(num_slots: int, owned_slots: Sequence[int] = ()) -> bytes:
-    """A serialised message that opens a link; those of `owned_slots` that have users are to be claimed at once."""
-    opening = worker_pb2.LinkOpen(protocol_version=1, router="bench", slots=num_slots, owned_slots=owned_slots)
+def link_open(num_slots: int) -> bytes:
+    """A serialised message that opens a link."""
+    opening = worker_pb2.LinkOpen(protocol_version=1, router="bench", slots=num_slots)
     return worker_pb2.LinkRequest(open=opening).SerializeToString()
+
+
+def link_slots(slots: Sequence[int]) -> bytes:
+    """A serialised message of a router to a worker: those of these slots that have users are to be claimed at once."""
+    frame = worker_pb2.LinkFrame(slots=worker_pb2.LinkSlots(slots=slots))
+    return worker_pb2.LinkRequest(frame=frame).SerializeToString()
 
 
 def link_tag_opens(users: Iterable[tuple[int, tuple[str, str]]], first_watched: int | None = None) -> bytes:

@@ -57,6 +57,7 @@ class Outbox:
         self._events: list[bytes] = []
         self._refusals: list[IndexedRejection] = []
         self._num_events = 0
+        self._slots: worker_pb2.LinkSlots | None = None
 
     def open(self, request: worker_pb2.LinkTagOpen) -> None:
         self._opens.append(request)
@@ -68,6 +69,11 @@ class Outbox:
             self._refusals.append(IndexedRejection(index=self._num_events, rejection=refusal))
         self._events.append(raw)
         self._num_events += num_events
+        self._wake()
+
+    def tell_slots(self, slots: Sequence[int]) -> None:
+        """These slots' users are sent there from now on."""
+        self._slots = worker_pb2.LinkSlots(slots=slots)
         self._wake()
 
     def drop(self, tags: Sequence[int], layout: Layout) -> None:
@@ -86,7 +92,10 @@ class Outbox:
 
     def take(self) -> worker_pb2.LinkRequest:
         """All that waits, as one message."""
-        frame = worker_pb2.LinkFrame(opens=self._opens, events=b"".join(self._events), refusals=self._refusals)
+        frame = worker_pb2.LinkFrame(
+            opens=self._opens, events=b"".join(self._events), refusals=self._refusals, slots=self._slots
+        )
+        self._slots = None
         self._opens, self._events, self._refusals, self._num_events = [], [], [], 0
         return worker_pb2.LinkRequest(frame=frame)
 
@@ -250,6 +259,7 @@ class RoutingCore:
         link.incarnation = opened.incarnation
         link.has_store = opened.has_store
         link.outbox = Outbox(wake)
+        link.outbox.tell_slots(self.ring.slots_of(worker))
         return link.outbox
 
     def _serve(self, model: admin_pb2.ModelDescription) -> None:

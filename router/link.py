@@ -86,9 +86,7 @@ async def _serve(
     core: RoutingCore, worker: int, router: str, channel: grpc.aio.Channel, linked: asyncio.Event
 ) -> NoReturn:
     call = worker_pb2_grpc.WorkerServiceStub(channel).Link()
-    opening = worker_pb2.LinkOpen(
-        protocol_version=PROTOCOL_VERSION, router=router, slots=NUM_SLOTS, owned_slots=core.ring.slots_of(worker)
-    )
+    opening = worker_pb2.LinkOpen(protocol_version=PROTOCOL_VERSION, router=router, slots=NUM_SLOTS)
     await call.write(worker_pb2.LinkRequest(open=opening))
     response = await call.read()
     if response is grpc.aio.EOF or response.WhichOneof("response") != "opened":

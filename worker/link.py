@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import NoReturn
 
@@ -90,7 +90,6 @@ class WorkerService:
         await context.write(worker_pb2.LinkResponse(opened=opened))
         link = incarnation.engine.open_link()
         outbox = incarnation.outboxes.add(link)
-        incarnation.ownership.want_stored(opening.owned_slots)
         logger.info("link opened router=%s link=%d", opening.router, link)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -113,6 +112,8 @@ class WorkerService:
             if not isinstance(message, worker_pb2.LinkRequest) or message.WhichOneof("request") != "frame":
                 raise refused(pb.REASON_PROTOCOL, "request", "expected a frame")
             frame = message.frame
+            if frame.HasField("slots"):
+                incarnation.ownership.want_stored(_checked_slots(frame.slots))
             for tag_open in frame.opens:
                 opened = engine.open(link, tag_open, user_key(tag_open.namespace, tag_open.user_id))
                 if opened is not None:
@@ -164,8 +165,6 @@ class WorkerService:
         if opening.slots != NUM_SLOTS:
             text = f"this worker has {NUM_SLOTS} slots, not {opening.slots}"
             raise refused(pb.REASON_VERSION, "open.slots", text)
-        if any(slot >= NUM_SLOTS for slot in opening.owned_slots):
-            raise refused(pb.REASON_PROTOCOL, "open.owned_slots", f"slots are below {NUM_SLOTS}")
         return opening
 
 
@@ -173,6 +172,12 @@ async def _leave(incarnation: Incarnation) -> NoReturn:
     """End a link when its incarnation lets the routers go."""
     await incarnation.leaving.wait()
     raise refused(pb.REASON_UNAVAILABLE, "", f"{incarnation.name} serves no more", 500)
+
+
+def _checked_slots(message: worker_pb2.LinkSlots) -> Sequence[int]:
+    if any(slot >= NUM_SLOTS for slot in message.slots):
+        raise refused(pb.REASON_PROTOCOL, "frame.slots", f"slots are below {NUM_SLOTS}")
+    return message.slots
 
 
 def _slot(slot: int) -> int:

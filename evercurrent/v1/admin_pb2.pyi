@@ -19,6 +19,7 @@ class WorkerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WORKER_STATE_UNSPECIFIED: _ClassVar[WorkerState]
     WORKER_STATE_UP: _ClassVar[WorkerState]
     WORKER_STATE_DOWN: _ClassVar[WorkerState]
+    WORKER_STATE_DRAINING: _ClassVar[WorkerState]
 OUTCOME_KIND_UNSPECIFIED: OutcomeKind
 OUTCOME_KIND_VALUE: OutcomeKind
 OUTCOME_KIND_CHOICE: OutcomeKind
@@ -26,6 +27,7 @@ OUTCOME_KIND_VECTOR: OutcomeKind
 WORKER_STATE_UNSPECIFIED: WorkerState
 WORKER_STATE_UP: WorkerState
 WORKER_STATE_DOWN: WorkerState
+WORKER_STATE_DRAINING: WorkerState
 
 class IdField(_message.Message):
     __slots__ = ("name", "size")
@@ -60,14 +62,16 @@ class ModelDescription(_message.Message):
     def __init__(self, name: _Optional[str] = ..., ids: _Optional[_Iterable[_Union[IdField, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., outcome: _Optional[_Union[OutcomeKind, str]] = ..., outcome_width: _Optional[int] = ..., num_choices: _Optional[int] = ..., outcome_min: _Optional[float] = ..., outcome_max: _Optional[float] = ..., prediction_width: _Optional[int] = ..., state_width: _Optional[int] = ...) -> None: ...
 
 class RingMember(_message.Message):
-    __slots__ = ("name", "address", "num_slots")
+    __slots__ = ("name", "address", "num_slots", "weight")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     NUM_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
     name: str
     address: str
     num_slots: int
-    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., num_slots: _Optional[int] = ...) -> None: ...
+    weight: int
+    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., num_slots: _Optional[int] = ..., weight: _Optional[int] = ...) -> None: ...
 
 class GetRingRequest(_message.Message):
     __slots__ = ("user_id", "namespace")
@@ -94,7 +98,7 @@ class GetRingResponse(_message.Message):
     def __init__(self, digest: _Optional[str] = ..., num_slots: _Optional[int] = ..., members: _Optional[_Iterable[_Union[RingMember, _Mapping]]] = ..., slots: _Optional[_Iterable[int]] = ..., user_slot: _Optional[int] = ..., user_worker: _Optional[str] = ...) -> None: ...
 
 class WorkerInfo(_message.Message):
-    __slots__ = ("name", "address", "state", "incarnation", "open_sessions", "in_flight_events", "updates", "residents", "updates_at_risk", "owned_slots", "segments", "events_dropped")
+    __slots__ = ("name", "address", "state", "incarnation", "open_sessions", "in_flight_events", "updates", "residents", "updates_at_risk", "owned_slots", "segments", "events_dropped", "on_ring")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -107,6 +111,7 @@ class WorkerInfo(_message.Message):
     OWNED_SLOTS_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    ON_RING_FIELD_NUMBER: _ClassVar[int]
     name: str
     address: str
     state: WorkerState
@@ -119,17 +124,40 @@ class WorkerInfo(_message.Message):
     owned_slots: int
     segments: int
     events_dropped: int
-    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[WorkerState, str]] = ..., incarnation: _Optional[str] = ..., open_sessions: _Optional[int] = ..., in_flight_events: _Optional[int] = ..., updates: _Optional[int] = ..., residents: _Optional[int] = ..., updates_at_risk: _Optional[int] = ..., owned_slots: _Optional[int] = ..., segments: _Optional[int] = ..., events_dropped: _Optional[int] = ...) -> None: ...
+    on_ring: bool
+    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[WorkerState, str]] = ..., incarnation: _Optional[str] = ..., open_sessions: _Optional[int] = ..., in_flight_events: _Optional[int] = ..., updates: _Optional[int] = ..., residents: _Optional[int] = ..., updates_at_risk: _Optional[int] = ..., owned_slots: _Optional[int] = ..., segments: _Optional[int] = ..., events_dropped: _Optional[int] = ..., on_ring: _Optional[bool] = ...) -> None: ...
+
+class RouterInfo(_message.Message):
+    __slots__ = ("name", "sessions", "moving_sessions", "moved_sessions", "replay_events", "replay_bytes", "replay_dropped", "replayed")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    MOVING_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    MOVED_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    REPLAY_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    REPLAY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    REPLAY_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    sessions: int
+    moving_sessions: int
+    moved_sessions: int
+    replay_events: int
+    replay_bytes: int
+    replay_dropped: int
+    replayed: int
+    def __init__(self, name: _Optional[str] = ..., sessions: _Optional[int] = ..., moving_sessions: _Optional[int] = ..., moved_sessions: _Optional[int] = ..., replay_events: _Optional[int] = ..., replay_bytes: _Optional[int] = ..., replay_dropped: _Optional[int] = ..., replayed: _Optional[int] = ...) -> None: ...
 
 class ListWorkersRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class ListWorkersResponse(_message.Message):
-    __slots__ = ("workers",)
+    __slots__ = ("workers", "router")
     WORKERS_FIELD_NUMBER: _ClassVar[int]
+    ROUTER_FIELD_NUMBER: _ClassVar[int]
     workers: _containers.RepeatedCompositeFieldContainer[WorkerInfo]
-    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ...) -> None: ...
+    router: RouterInfo
+    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ..., router: _Optional[_Union[RouterInfo, _Mapping]] = ...) -> None: ...
 
 class DescribeModelRequest(_message.Message):
     __slots__ = ()

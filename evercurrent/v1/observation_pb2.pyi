@@ -49,6 +49,7 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_NOT_OWNER: _ClassVar[Reason]
     REASON_DATA_LOSS: _ClassVar[Reason]
     REASON_SCHEMA: _ClassVar[Reason]
+    REASON_SESSION_TAKEN: _ClassVar[Reason]
 
 class WaitFor(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -92,6 +93,7 @@ REASON_EVENT_TIME: Reason
 REASON_NOT_OWNER: Reason
 REASON_DATA_LOSS: Reason
 REASON_SCHEMA: Reason
+REASON_SESSION_TAKEN: Reason
 WAIT_FOR_UNSPECIFIED: WaitFor
 WAIT_FOR_APPLIED: WaitFor
 WAIT_FOR_DURABLE: WaitFor
@@ -152,16 +154,18 @@ class Skip(_message.Message):
     def __init__(self, to: _Optional[int] = ..., **kwargs) -> None: ...
 
 class Rejection(_message.Message):
-    __slots__ = ("reason", "field", "message", "retry_after_ms")
+    __slots__ = ("reason", "field", "message", "retry_after_ms", "owner")
     REASON_FIELD_NUMBER: _ClassVar[int]
     FIELD_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     reason: Reason
     field: str
     message: str
     retry_after_ms: int
-    def __init__(self, reason: _Optional[_Union[Reason, str]] = ..., field: _Optional[str] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
+    owner: str
+    def __init__(self, reason: _Optional[_Union[Reason, str]] = ..., field: _Optional[str] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class StageTimings(_message.Message):
     __slots__ = ("route_us", "queue_us", "hydrate_us", "step_us", "total_us")

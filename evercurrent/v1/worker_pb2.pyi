@@ -10,28 +10,28 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class LinkOpen(_message.Message):
-    __slots__ = ("protocol_version", "router", "slots", "owned_slots")
+    __slots__ = ("protocol_version", "router", "slots")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ROUTER_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
-    OWNED_SLOTS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     router: str
     slots: int
-    owned_slots: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, protocol_version: _Optional[int] = ..., router: _Optional[str] = ..., slots: _Optional[int] = ..., owned_slots: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, protocol_version: _Optional[int] = ..., router: _Optional[str] = ..., slots: _Optional[int] = ...) -> None: ...
 
 class LinkOpened(_message.Message):
-    __slots__ = ("worker", "incarnation", "model", "has_store")
+    __slots__ = ("worker", "incarnation", "model", "has_store", "weight")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     HAS_STORE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
     worker: str
     incarnation: str
     model: _admin_pb2.ModelDescription
     has_store: bool
-    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[str] = ..., model: _Optional[_Union[_admin_pb2.ModelDescription, _Mapping]] = ..., has_store: _Optional[bool] = ...) -> None: ...
+    weight: int
+    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[str] = ..., model: _Optional[_Union[_admin_pb2.ModelDescription, _Mapping]] = ..., has_store: _Optional[bool] = ..., weight: _Optional[int] = ...) -> None: ...
 
 class LinkTagOpen(_message.Message):
     __slots__ = ("tag", "user_id", "session_id", "namespace", "slot", "watermarks")
@@ -64,14 +64,22 @@ class LinkTagOpened(_message.Message):
     def __init__(self, tag: _Optional[int] = ..., applied_seq: _Optional[int] = ..., durable_seq: _Optional[int] = ..., version: _Optional[int] = ..., rejection: _Optional[_Union[_observation_pb2.Rejection, _Mapping]] = ...) -> None: ...
 
 class LinkFrame(_message.Message):
-    __slots__ = ("opens", "events", "refusals")
+    __slots__ = ("opens", "events", "refusals", "slots")
     OPENS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     REFUSALS_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
     opens: _containers.RepeatedCompositeFieldContainer[LinkTagOpen]
     events: bytes
     refusals: _containers.RepeatedCompositeFieldContainer[_columns_pb2.IndexedRejection]
-    def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpen, _Mapping]]] = ..., events: _Optional[bytes] = ..., refusals: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ...) -> None: ...
+    slots: LinkSlots
+    def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpen, _Mapping]]] = ..., events: _Optional[bytes] = ..., refusals: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ..., slots: _Optional[_Union[LinkSlots, _Mapping]] = ...) -> None: ...
+
+class LinkSlots(_message.Message):
+    __slots__ = ("slots",)
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    slots: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, slots: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class LinkResults(_message.Message):
     __slots__ = ("opens", "results", "rejections", "watermarks", "ended", "status")
@@ -90,18 +98,20 @@ class LinkResults(_message.Message):
     def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpened, _Mapping]]] = ..., results: _Optional[bytes] = ..., rejections: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ..., watermarks: _Optional[bytes] = ..., ended: _Optional[_Iterable[_Union[LinkTagEnded, _Mapping]]] = ..., status: _Optional[_Union[WorkerStatus, _Mapping]] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("residents", "updates_at_risk", "owned_slots", "segments", "events_dropped")
+    __slots__ = ("residents", "updates_at_risk", "owned_slots", "segments", "events_dropped", "draining")
     RESIDENTS_FIELD_NUMBER: _ClassVar[int]
     UPDATES_AT_RISK_FIELD_NUMBER: _ClassVar[int]
     OWNED_SLOTS_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     residents: int
     updates_at_risk: int
     owned_slots: int
     segments: int
     events_dropped: int
-    def __init__(self, residents: _Optional[int] = ..., updates_at_risk: _Optional[int] = ..., owned_slots: _Optional[int] = ..., segments: _Optional[int] = ..., events_dropped: _Optional[int] = ...) -> None: ...
+    draining: bool
+    def __init__(self, residents: _Optional[int] = ..., updates_at_risk: _Optional[int] = ..., owned_slots: _Optional[int] = ..., segments: _Optional[int] = ..., events_dropped: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class LinkTagEnded(_message.Message):
     __slots__ = ("tag", "rejection")
@@ -128,14 +138,16 @@ class ReleaseRequest(_message.Message):
     def __init__(self, incarnation: _Optional[str] = ..., slots: _Optional[_Iterable[_Union[SlotClaim, _Mapping]]] = ...) -> None: ...
 
 class ReleaseResponse(_message.Message):
-    __slots__ = ("rows", "not_held", "complete")
+    __slots__ = ("rows", "not_held", "kept", "complete")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     NOT_HELD_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
     rows: bytes
     not_held: _containers.RepeatedScalarFieldContainer[int]
+    kept: _containers.RepeatedScalarFieldContainer[int]
     complete: bool
-    def __init__(self, rows: _Optional[bytes] = ..., not_held: _Optional[_Iterable[int]] = ..., complete: _Optional[bool] = ...) -> None: ...
+    def __init__(self, rows: _Optional[bytes] = ..., not_held: _Optional[_Iterable[int]] = ..., kept: _Optional[_Iterable[int]] = ..., complete: _Optional[bool] = ...) -> None: ...
 
 class ForgetStateRequest(_message.Message):
     __slots__ = ("user_id", "namespace", "slot")

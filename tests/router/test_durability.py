@@ -47,6 +47,7 @@ class PlayedWorker(worker_pb2_grpc.WorkerServiceServicer):  # type: ignore[misc]
     def __init__(self) -> None:
         self.opening = worker_pb2.LinkOpen()
         self.opens: list[worker_pb2.LinkTagOpen] = []
+        self.slots: list[int] | None = None
         self.events: list[tuple[int, int, int]] = []
         self.durable_seq = 0
         self.durable_seq_of_results = 0
@@ -76,6 +77,7 @@ class PlayedWorker(worker_pb2_grpc.WorkerServiceServicer):  # type: ignore[misc]
         await self.tell(worker_pb2.LinkResults(opens=answers, results=self._results(events).tobytes()))
         async with self._moved:
             self.opens += frame.opens
+            self.slots = list(frame.slots.slots) if frame.HasField("slots") else self.slots
             self.events += zip(*(events[name].tolist() for name in ("tag", "seq", "kind")), strict=True)
             self._moved.notify_all()
 
@@ -101,6 +103,13 @@ class PlayedWorker(worker_pb2_grpc.WorkerServiceServicer):  # type: ignore[misc]
     async def end(self, tag: int) -> None:
         why = pb.Rejection(reason=pb.REASON_NOT_OWNER, message="moved")
         await self.tell(worker_pb2.LinkResults(ended=[worker_pb2.LinkTagEnded(tag=tag, rejection=why)]))
+
+    async def told_slots(self) -> list[int]:
+        """The slots that it is to serve, once it was told."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: self.slots is not None)
+        assert self.slots is not None
+        return self.slots
 
     async def tag_of(self, user_id: str) -> int:
         """The tag of a user, once it is open."""
@@ -194,7 +203,7 @@ async def results_of(call: grpc.aio.StreamStreamCall, num_results: int) -> list[
 
 
 async def test_the_worker_is_told_its_slots(played: Played) -> None:
-    assert list(played.worker.opening.owned_slots) == list(range(played.worker.opening.slots))
+    assert await played.worker.told_slots() == list(range(played.worker.opening.slots))
 
 
 async def test_a_session_ends_when_its_last_watermark_was_told(played: Played) -> None:
