@@ -30,11 +30,16 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
 ]
 
 
-async def new_server(handlers: Sequence[grpc.GenericRpcHandler], services: Sequence[str]) -> grpc.aio.Server:
-    """A server with these handlers, health (all services SERVING) and reflection."""
+HealthServicer = health.aio.HealthServicer
+
+
+async def new_server(
+    handlers: Sequence[grpc.GenericRpcHandler], services: Sequence[str], servicer: HealthServicer | None = None
+) -> grpc.aio.Server:
+    """A server with these handlers, health (all services SERVING, told by `servicer`) and reflection."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
     server.add_generic_rpc_handlers(tuple(handlers))
-    servicer = health.aio.HealthServicer()
+    servicer = servicer or HealthServicer()
     for name in ("", *services):
         await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)

@@ -16,7 +16,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -181,6 +181,25 @@ class RouterSettings(_Values):
         default=256,
         description="Events of one session unanswered at once; more wait, or on Exchange are rejected.",
     )
+    in_flight_user_max: Count = Field(
+        default=1024,
+        description="Events of one user unanswered at once, over all sessions, and sessions of one user.",
+    )
+    replay_events_max: Count = Field(
+        default=1_000_000, description="Events kept until they are durable, to replay them if their worker is lost."
+    )
+    replay_bytes_max: Bytes = Field(default=256 * 1024**2, description="Bytes of them.")
+    replay_on_full: Literal["at-risk", "block"] = Field(
+        default="at-risk",
+        description="When no more can be kept: at-risk gives up the oldest and counts them, block rejects new events.",
+    )
+    move_timeout_s: Count = Field(
+        default=10, description="Seconds that a session may wait for a worker that serves it; then its stream ends."
+    )
+    link_silence_ms: Count = Field(
+        default=600, description="Milliseconds without a message after which a worker counts as lost."
+    )
+    drain_timeout_s: Count = Field(default=5, description="Seconds that clients get to leave when the router stops.")
     frame_events_max: Count = Field(default=8192, description="Events in one Exchange frame; larger ones are rejected.")
     frame_bytes_max: Bytes = Field(
         default=4 * 1024**2, description="Bytes of one Exchange frame; larger ones are rejected."
@@ -193,6 +212,8 @@ class RouterSettings(_Values):
     def _agree(self) -> Self:
         _not_above(self, "in_flight_session_max", "in_flight_exchange_max")
         _not_above(self, "in_flight_session_max", "in_flight_link_max")
+        _not_above(self, "in_flight_session_max", "in_flight_user_max")
+        _not_above(self, "in_flight_link_max", "replay_events_max")
         _not_above(self, "frame_events_max", "in_flight_exchange_max")
         _not_above(self, "observation_bytes_max", "frame_bytes_max")
         _all_different("name", (member.name for member in self.workers))

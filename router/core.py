@@ -1,13 +1,19 @@
-"""The routing core: from sessions to links and back. A library without I/O: the router process puts gRPC around it.
+"""The routing core: from sessions to links and back. A library without I/O: the router process puts gRPC around it, the
+SDK embeds it.
 
 A *feed* is whatever sends a session's events and takes its results: a Session stream, an Exchange stream, a unary
 call. A *link* is one worker: an outbox of what waits to be sent to it, which its shell empties into one message. The
 core only moves values between the two; every call returns at once, and what is told to a feed is told by calling it.
+
+Where there is a store a session outlives its worker: it *moves* (router.moves) to whoever serves it next, with its
+events, while its feed waits; and once its feed is done with it, it stays until all of it is durable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -17,16 +23,36 @@ from evercurrent.errors import refused, rejection
 from evercurrent.slots import slot_of, user_key
 from evercurrent.v1 import admin_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
-from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_QUERY, IndexedRejection
-from evercurrent.wire import Layout, Records, watermarks
+from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_QUERY, EVENT_KIND_SKIP, IndexedRejection
+from evercurrent.wire import Layout, Records, joined, watermarks
 from router.latency import Latency
+from router.moves import RETRY_US, TRANSIENT, Move, Moves, Replay, replay
+from router.replay import Kept, ReplayLog
 from router.ring import Ring
-from router.sessions import ACTIVE, CLOSING, NOBODY, OPENING, SETTLING, Admission, SessionTable
+from router.sessions import (
+    ACTIVE,
+    CLOSING,
+    NOBODY,
+    NOWHERE,
+    OPENING,
+    SETTLING,
+    Admission,
+    SessionTable,
+    overloaded,
+)
 
 RETRY_AFTER_MS = 500
+US_PER_MS = 1000
+NOWHERE_ROOM = 1 << 40
+
+GAP_PATIENCE_US = 1_000_000
+"""How long another router, which had the session before, may take to replay what is missing here."""
 
 Clock = Callable[[], int]
 """Monotonic microseconds."""
+
+After = Callable[[int, Callable[[], None]], object]
+"""Has something called after so many microseconds."""
 
 
 class Feed(Protocol):
@@ -39,13 +65,30 @@ class Feed(Protocol):
         """Results of its events in order; `rejections` are by index into `records`."""
 
     def durable(self, sids: NDArray[np.int64], seqs: NDArray[np.uint64]) -> None:
-        """Watermarks: these sessions are durable up to these seqs. What results say themselves is not repeated."""
+        """Watermarks of sessions that wait for them: durable up to these seqs. What results say themselves is not
+        repeated."""
 
     def ended(self, sids: Sequence[int], why: pb.Rejection) -> None:
         """These sessions are gone; their sids are no longer the feed's. What they had in flight gets no answer."""
 
+    def go_away(self, message: str, grace_ms: int) -> None:
+        """Have the client leave; after that time `stop` comes."""
+
     def stop(self, why: pb.Rejection) -> None:
         """End the stream or call for this reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much a core takes. `on_full` says what happens when no more can be kept for replay."""
+
+    in_flight_link_max: int = 16_384
+    in_flight_session_max: int = 256
+    in_flight_user_max: int = 1024
+    replay_events_max: int = 1_000_000
+    replay_bytes_max: int = 256 << 20
+    blocks_when_full: bool = False
+    move_timeout_us: int = 10_000_000
 
 
 class Outbox:
@@ -54,6 +97,7 @@ class Outbox:
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._opens: list[worker_pb2.LinkTagOpen] = []
+        self._reopens: list[worker_pb2.LinkTagOpen] = []
         self._events: list[bytes] = []
         self._refusals: list[IndexedRejection] = []
         self._num_events = 0
@@ -63,6 +107,11 @@ class Outbox:
         self._opens.append(request)
         self._wake()
 
+    def reopen(self, request: worker_pb2.LinkTagOpen) -> None:
+        """Open a tag whose close is waiting here: not in the same frame, where opens come first."""
+        self._reopens.append(request)
+        self._wake()
+
     def send(self, raw: bytes, num_events: int, refusal: pb.Rejection | None = None) -> None:
         """Append packed events; a refusal belongs to the single event of kind REFUSED."""
         if refusal is not None:
@@ -70,6 +119,15 @@ class Outbox:
         self._events.append(raw)
         self._num_events += num_events
         self._wake()
+
+    def send_kept(self, kept: Kept) -> None:
+        """Append events that were kept, with their refusals."""
+        if kept.refusals:
+            for index, ordinal in enumerate(kept.ordinals.tolist()):
+                if ordinal in kept.refusals:
+                    why = kept.refusals[ordinal]
+                    self._refusals.append(IndexedRejection(index=self._num_events + index, rejection=why))
+        self.send(kept.records.tobytes(), len(kept.records))
 
     def tell_slots(self, slots: Sequence[int]) -> None:
         """These slots' users are sent there from now on."""
@@ -96,7 +154,10 @@ class Outbox:
             opens=self._opens, events=b"".join(self._events), refusals=self._refusals, slots=self._slots
         )
         self._slots = None
-        self._opens, self._events, self._refusals, self._num_events = [], [], [], 0
+        self._opens, self._reopens = self._reopens, []
+        self._events, self._refusals, self._num_events = [], [], 0
+        if self._opens:
+            self._wake()
         return worker_pb2.LinkRequest(frame=frame)
 
 
@@ -107,7 +168,6 @@ class Link:
         self.name = name
         self.address = address
         self.incarnation = ""
-        self.has_store = False
         self.outbox: Outbox | None = None
         self.num_in_flight = 0
         self.num_updates = 0
@@ -116,23 +176,39 @@ class Link:
 
 
 class RoutingCore:
-    """Sessions, feeds and links of one router."""
+    """Sessions, feeds and links of one router. Links are named by their index, which another link gets only when nobody
+    is there any more; the first stands for nowhere."""
 
-    def __init__(
-        self, ring: Ring, addresses: dict[str, str], in_flight_link_max: int, session_max: int, clock_us: Clock
-    ):
-        self.ring = ring
-        self.links = [Link(name, addresses[name]) for name in ring.names]
+    def __init__(self, bounds: Bounds, clock_us: Clock, after: After) -> None:
+        self.ring: Ring | None = None
+        self.links: dict[int, Link] = {}
         self.sessions = SessionTable()
         self.latency = Latency()
         self.clock_us = clock_us
-        self.session_max = session_max
-        self._in_flight_link_max = in_flight_link_max
+        self.bounds = bounds
+        self.moves = Moves()
+        self.log = ReplayLog(self.sessions, bounds.replay_events_max, bounds.replay_bytes_max)
+        self.has_store = False
+        """Whether events become durable; as the workers say."""
+        self.num_moved = 0
+        self.num_replayed = 0
+        self._after = after
+        self._owners = np.full(0, NOWHERE, np.int16)
+        self._index: dict[str, int] = {}
+        self._room = np.full(1, NOWHERE_ROOM, np.int64)
         self._model: admin_pb2.ModelDescription | None = None
         self._layout: Layout | None = None
         self._close_event = b""
         self._feeds: dict[int, Feed] = {}
         self._last_feed = NOBODY
+        self._requests: dict[int, worker_pb2.LinkTagOpen] = {}
+        self._sids: dict[str, int] = {}
+        self._num_of_user: Counter[str] = Counter()
+        self._num_muted = 0
+        self._looks_at_us: int | None = None
+        self._idle: Callable[[], None] | None = None
+
+    # --- what is served ---------------------------------------------------------------------------------------------
 
     @property
     def num_feeds(self) -> int:
@@ -151,16 +227,128 @@ class RoutingCore:
         return self._model
 
     @property
-    def has_store(self) -> bool:
-        """Whether events become durable, whichever worker they go to."""
-        return all(link.has_store for link in self.links if link.outbox is not None)
-
-    @property
     def layout(self) -> Layout:
         """How wide events and results are. Raises as `model`."""
         if self._layout is None:
             raise refused(pb.REASON_UNAVAILABLE, "", "no worker has been reached yet", RETRY_AFTER_MS)
         return self._layout
+
+    # --- workers and the ring ---------------------------------------------------------------------------------------
+
+    def add_worker(self, name: str, address: str) -> int:
+        """A worker is to be linked; the index of its link."""
+        index = next(index for index in range(1, len(self.links) + 2) if index not in self.links)
+        self.links[index] = Link(name, address)
+        self._index[name] = index
+        self._room = np.full(max(len(self._room), index + 1), NOWHERE_ROOM, np.int64)
+        self._aim()
+        return index
+
+    def remove_worker(self, index: int) -> None:
+        """Its link is closed for good."""
+        assert self.links[index].outbox is None, "a link is lost before it is removed"
+        del self._index[self.links.pop(index).name]
+        self._aim()
+
+    def link_named(self, name: str) -> int:
+        """The index of a worker's link; NOWHERE: there is none."""
+        return self._index.get(name, NOWHERE)
+
+    def set_ring(self, ring: Ring) -> None:
+        """Users are sent by this ring from now on. Workers are told their slots; sessions stay where they are until
+        their worker gives them up."""
+        self.ring = ring
+        self._aim()
+        for link in self.links.values():
+            self._tell_slots(link)
+        self._ask_all()
+
+    def tell_slots(self, index: int) -> None:
+        """Tell one worker its slots once more."""
+        self._tell_slots(self.links[index])
+
+    def worker_of(self, namespace: str, user_id: str) -> tuple[int, int]:
+        """The slot of a user and the index of its worker's link.
+
+        Raises:
+            Refused: REASON_UNAVAILABLE, there is no ring yet.
+        """
+        slot = slot_of(user_key(namespace, user_id))
+        if self.ring is None:
+            raise refused(pb.REASON_UNAVAILABLE, "", "no worker has been reached yet", RETRY_AFTER_MS)
+        return slot, int(self._owners[slot])
+
+    def link_opened(self, index: int, opened: worker_pb2.LinkOpened, wake: Callable[[], None]) -> Outbox:
+        """A worker is reachable. The first of all that are says what the service's model is.
+
+        Raises:
+            Refused: REASON_MODEL, it serves another model than the others, or they have stores and it has none.
+        """
+        if not any(link.outbox for link in self.links.values()):
+            self._serve(opened.model, opened.has_store)
+        elif self._model != opened.model:
+            assert self._model is not None, "a link was opened"
+            text = (
+                f"{opened.worker} serves {opened.model.name}, described otherwise than the others' {self._model.name}"
+            )
+            raise refused(pb.REASON_MODEL, "model", text)
+        elif self.has_store != opened.has_store:
+            text = f"{opened.worker} {'has a' if opened.has_store else 'has no'} store, unlike the others"
+            raise refused(pb.REASON_MODEL, "has_store", text)
+        link = self.links[index]
+        link.incarnation = opened.incarnation
+        link.status = worker_pb2.WorkerStatus()
+        link.outbox = Outbox(wake)
+        self._tell_slots(link)
+        self._ask_all()
+        return link.outbox
+
+    def link_lost(self, index: int) -> None:
+        """A worker is not reachable any more: its sessions move, or end where nothing outlives it."""
+        link = self.links[index]
+        link.outbox = None
+        link.num_in_flight = 0
+        for sid, move in self.moves.of_link(index):
+            move.leave()
+            self._silence(np.array([sid]))
+        why = rejection(pb.REASON_UNAVAILABLE, "", f"{link.name} was lost", RETRY_AFTER_MS)
+        lost = self.sessions.of_worker(index)
+        self._silence(lost)
+        if not self.has_store:
+            self._end(lost.tolist(), why)
+            return
+        ends = [sid for sid in lost.tolist() if self._is_unsafe(sid)]
+        self._end(ends, why)
+        self._move(np.setdiff1d(lost, ends))
+
+    def _serve(self, model: admin_pb2.ModelDescription, has_store: bool) -> None:
+        """Serve this model. Streams that were opened for another end: what they know of it holds no more."""
+        if self._model == model and self.has_store == has_store:
+            return
+        why = rejection(pb.REASON_UNAVAILABLE, "", f"the service's model is {model.name} now", RETRY_AFTER_MS)
+        self._end(list(self.moves), why)
+        for feed in list(self._feeds.values()):
+            feed.stop(why)
+        self._model = model
+        self.has_store = has_store
+        self._layout = Layout.of(model)
+        self.log.begin(self._layout.event_dtype)
+        close = np.zeros(1, self._layout.event_dtype)
+        close["kind"] = EVENT_KIND_CLOSE
+        self._close_event = close.tobytes()
+
+    def _aim(self) -> None:
+        """Find the link of each slot anew."""
+        if self.ring is not None:
+            links = np.array([self.link_named(name) for name in self.ring.names], np.int16)
+            self._owners = links[self.ring.owners]
+
+    def _tell_slots(self, link: Link) -> None:
+        if link.outbox is not None and self.ring is not None:
+            named = link.name in self.ring.names
+            link.outbox.tell_slots(self.ring.slots_of(self.ring.names.index(link.name)) if named else [])
+
+    # --- feeds and their sessions -----------------------------------------------------------------------------------
 
     def add_feed(self, feed: Feed) -> int:
         """Names a feed by a number until `remove_feed`."""
@@ -168,211 +356,595 @@ class RoutingCore:
         self._feeds[self._last_feed] = feed
         return self._last_feed
 
-    def remove_feed(self, number: int, sids: Sequence[int]) -> None:
+    def remove_feed(self, number: int, sids: Iterable[int]) -> None:
         """The feed is gone; close the sessions it still has."""
         del self._feeds[number]
         for sid in sids:
             self.close(sid)
+        self._tell_idle()
 
-    def worker_of(self, namespace: str, user_id: str) -> tuple[int, int]:
-        """The slot of a user and the index of its worker."""
-        slot = slot_of(user_key(namespace, user_id))
-        return slot, int(self.ring.owners[slot])
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no stream, call or session."""
+        return not self._feeds and not len(self.sessions)
+
+    def when_idle(self, tell: Callable[[], None]) -> None:
+        """Have this called when the core is idle, or now if it is."""
+        self._idle = tell
+        self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        if self._idle is not None and self.is_idle:
+            self._idle()
 
     def open(
         self, feed: int, tag: int, user_id: str, namespace: str, session_id: str, wait_durable: bool = False
     ) -> int:
         """Open a session at the user's worker; its sid. The feed is told by `opened` and, with `wait_durable`, of
-        watermarks.
+        watermarks. Another feed that has the session is told that it ended.
 
         Raises:
-            Refused: REASON_UNAVAILABLE, the worker is not reachable.
+            Refused: REASON_UNAVAILABLE, nobody can serve it and nobody will; REASON_OVERLOADED, the user has too many.
         """
         slot, worker = self.worker_of(namespace, user_id)
-        link = self.links[worker]
-        if link.outbox is None:
-            raise refused(pb.REASON_UNAVAILABLE, "user_id", f"{link.name} is not reachable", RETRY_AFTER_MS)
-        sid = self.sessions.allocate(feed, worker, tag, wait_durable)
-        link.outbox.open(
-            worker_pb2.LinkTagOpen(
-                tag=sid,
-                user_id=user_id,
-                session_id=session_id,
-                namespace=namespace,
-                slot=slot,
-                watermarks=wait_durable,
-            )
+        if not self.has_store and not self._can_ask(worker):
+            name = self.links[worker].name if worker in self.links else "the user's worker"
+            raise refused(pb.REASON_UNAVAILABLE, "user_id", f"{name} is not reachable", RETRY_AFTER_MS)
+        user = user_key(namespace, user_id)
+        if session_id and (sid := self._sids.get(f"{user}\0{session_id}")) is not None:
+            self._take_over(sid, feed, tag, wait_durable)
+            return sid
+        num_of_user = self._num_of_user[user] + 1
+        if num_of_user > self.bounds.in_flight_user_max:
+            raise refused(pb.REASON_OVERLOADED, "user_id", f"the user has {num_of_user - 1} sessions open", 50)
+        self._num_of_user[user] = num_of_user
+        limit = min(self.bounds.in_flight_session_max, self.bounds.in_flight_user_max // num_of_user)
+        sid = self.sessions.allocate(feed, tag, slot, limit, wait_durable)
+        self._requests[sid] = worker_pb2.LinkTagOpen(
+            tag=sid,
+            user_id=user_id,
+            session_id=session_id,
+            namespace=namespace,
+            slot=slot,
+            watermarks=wait_durable or (self.has_store and bool(session_id)),
         )
+        if session_id:
+            self._sids[f"{user}\0{session_id}"] = sid
+        if self._can_ask(worker):
+            self.sessions.worker[sid] = worker
+            self._outbox(worker).open(self._requests[sid])
+        else:
+            self._begin_move(sid)
         return sid
 
     def close(self, sid: int) -> None:
-        """The feed is done with a session. Its events on the way are still applied; nobody is told."""
-        state = self.sessions.state[sid]
-        self.sessions.leave(sid)
-        if state != CLOSING:
+        """The feed is done with a session. What is on the way is still applied, and replayed until it is durable;
+        nobody is told."""
+        sessions = self.sessions
+        sessions.feed[sid] = NOBODY
+        state = sessions.state.item(sid)
+        if state in (SETTLING, CLOSING):
+            return
+        if self._lingers(sid):
+            sessions.state[sid] = SETTLING
+            return
+        sessions.state[sid] = CLOSING
+        move = self.moves.get(sid)
+        if move is None:
             self._send_close(sid)
+        elif move.link == NOWHERE:
+            self._free(sid)
 
     def send(self, sid: int, event: bytes, num_events: int = 1, refusal: pb.Rejection | None = None) -> None:
         """Send packed events of one session, whose seqs the caller has settled.
 
         Raises:
-            Refused: REASON_OVERLOADED, the worker's queue is full.
+            Refused: REASON_OVERLOADED, the worker's queue is full, or no more can be kept.
         """
-        link = self.links[self.sessions.worker[sid]]
-        if link.num_in_flight + num_events > self._in_flight_link_max:
-            raise refused(pb.REASON_OVERLOADED, "", f"the queue of {link.name} is full", retry_after_ms=50)
-        link.num_in_flight += num_events
-        self.sessions.num_in_flight[sid] += num_events
-        assert link.outbox is not None, "sessions of a lost link have ended"
-        link.outbox.send(event, num_events, refusal)
+        index = self.sessions.worker.item(sid)
+        if index != NOWHERE and self.links[index].num_in_flight + num_events > self.bounds.in_flight_link_max:
+            raise refused(pb.REASON_OVERLOADED, "", f"the queue of {self.links[index].name} is full", retry_after_ms=50)
+        if self.bounds.blocks_when_full and self.log.is_full:
+            raise refused(pb.REASON_OVERLOADED, "", "too much waits to become durable", retry_after_ms=200)
+        self._send(sid, event, num_events, refusal)
 
     def send_many(self, sids: NDArray[np.int32], events: Records) -> Admission:
         """Admit events of sessions that are open or were, and send those that are accepted."""
-        room = np.array([self._in_flight_link_max - link.num_in_flight for link in self.links])
-        admission = self.sessions.admit(sids, events, room, self.session_max)
+        if self.bounds.blocks_when_full and self.log.is_full:
+            why = overloaded("too much waits to become durable")
+            return Admission(np.zeros(len(events), np.bool_), dict.fromkeys(range(len(events)), why), np.zeros(0, int))
+        for index, link in self.links.items():
+            self._room[index] = self.bounds.in_flight_link_max - link.num_in_flight
+        admission = self.sessions.admit(sids, events, self._room)
         if not admission.accepted.all():
             sids, events = sids[admission.accepted], events[admission.accepted]
         workers = self.sessions.worker[sids]
-        for worker in np.flatnonzero(np.bincount(workers)).tolist():
+        counts = np.bincount(workers)
+        if len(self.moves) and len(counts) and counts[NOWHERE]:
+            for index in np.flatnonzero(workers == NOWHERE).tolist():
+                self._hold(int(sids[index]), events[index : index + 1].tobytes(), 1, None)
+            stays = workers != NOWHERE
+            sids, events, workers = sids[stays], events[stays], workers[stays]
+            ordinals = admission.ordinals[stays]
+            counts[NOWHERE] = 0
+        else:
+            ordinals = admission.ordinals
+        if self.has_store and len(events):
+            self.log.add_many(events, ordinals)
+        for worker in np.flatnonzero(counts).tolist():
             share = events[workers == worker] if len(self.links) > 1 else events
-            link = self.links[worker]
-            link.num_in_flight += len(share)
-            assert link.outbox is not None, "sessions of a lost link have ended"
-            link.outbox.send(share.tobytes(), len(share))
+            self.links[worker].num_in_flight += len(share)
+            self._outbox(worker).send(share.tobytes(), len(share))
         return admission
 
-    def link_opened(self, worker: int, opened: worker_pb2.LinkOpened, wake: Callable[[], None]) -> Outbox:
-        """A worker is reachable. The first of all that are says what the service's model is.
-
-        Raises:
-            Refused: REASON_MODEL, it serves another model than the others.
-        """
-        if not any(link.outbox for link in self.links):
-            self._serve(opened.model)
-        elif self._model != opened.model:
-            assert self._model is not None, "a link was opened"
-            text = (
-                f"{opened.worker} serves {opened.model.name}, described otherwise than the others' {self._model.name}"
-            )
-            raise refused(pb.REASON_MODEL, "model", text)
-        link = self.links[worker]
-        link.incarnation = opened.incarnation
-        link.has_store = opened.has_store
-        link.outbox = Outbox(wake)
-        link.outbox.tell_slots(self.ring.slots_of(worker))
-        return link.outbox
-
-    def _serve(self, model: admin_pb2.ModelDescription) -> None:
-        """Serve this model. Streams that were opened for another end: what they know of it holds no more."""
-        if self._model == model:
-            return
-        self._end_feeds(f"the service's model is {model.name} now")
-        self._model = model
-        self._layout = Layout.of(model)
-        close = np.zeros(1, self._layout.event_dtype)
-        close["kind"] = EVENT_KIND_CLOSE
-        self._close_event = close.tobytes()
-
-    def link_lost(self, worker: int) -> None:
-        """A worker is not reachable any more: its sessions end."""
-        link = self.links[worker]
-        link.outbox = None
-        link.num_in_flight = 0
-        why = rejection(pb.REASON_UNAVAILABLE, "", f"{link.name} was lost", RETRY_AFTER_MS)
-        lost: dict[int, list[int]] = {}
-        for sid in self.sessions.of_worker(worker).tolist():
-            lost.setdefault(int(self.sessions.feed[sid]), []).append(sid)
-        for number, sids in lost.items():
-            if number != NOBODY:
-                self._feeds[number].ended(sids, why)
-            for sid in sids:
-                self.sessions.free(sid)
+    def go_away(self, message: str, grace_ms: int) -> None:
+        """Have every client leave."""
+        for feed in list(self._feeds.values()):
+            feed.go_away(message, grace_ms)
 
     def stop(self) -> None:
         """Every stream and call ends with UNAVAILABLE."""
-        self._end_feeds("the router is stopping")
-
-    def _end_feeds(self, message: str) -> None:
-        why = rejection(pb.REASON_UNAVAILABLE, "", message, RETRY_AFTER_MS)
+        why = rejection(pb.REASON_UNAVAILABLE, "", "the router is stopping", RETRY_AFTER_MS)
         for feed in list(self._feeds.values()):
             feed.stop(why)
 
-    def receive(self, worker: int, frame: worker_pb2.LinkResults) -> None:
-        """Hand a worker's answers to their feeds."""
-        for answer in frame.opens:
-            self._opened(answer)
-        if frame.results:
-            self._results(self.links[worker], self.layout.results(frame.results), frame.rejections)
-        if frame.watermarks:
-            self._watermarks(watermarks(frame.watermarks))
-        if frame.ended:
-            self._ended(self.links[worker], frame.ended)
-        if frame.HasField("status"):
-            self.links[worker].status = frame.status
+    def _send(self, sid: int, raw: bytes, num_events: int, refusal: pb.Rejection | None) -> None:
+        """Send or hold packed events of one session, and count them."""
+        sessions = self.sessions
+        last_ordinal = sessions.num_sent.item(sid) + num_events
+        sessions.num_sent[sid] = last_ordinal
+        index = sessions.worker.item(sid)
+        if index == NOWHERE:
+            self._hold(sid, raw, last_ordinal, refusal)
+            return
+        if self.has_store:
+            self.log.add(raw, last_ordinal, num_events, refusal)
+        self.links[index].num_in_flight += num_events
+        self._outbox(index).send(raw, num_events, refusal)
+
+    def _hold(self, sid: int, raw: bytes, last_ordinal: int, refusal: pb.Rejection | None) -> None:
+        move = self.moves.get(sid)
+        assert move is not None, "sessions that are nowhere move"
+        move.held.append(raw)
+        if refusal is not None:
+            move.refusals[last_ordinal] = refusal
 
     def _send_close(self, sid: int) -> None:
-        link = self.links[self.sessions.worker[sid]]
-        assert link.outbox is not None, "sessions of a lost link have ended"
-        link.num_in_flight += 1
-        self.sessions.num_in_flight[sid] += 1
-        link.outbox.send(self._tagged_close(sid), 1)
+        self._send(sid, self._tagged_close(sid), 1, None)
 
     def _tagged_close(self, sid: int) -> bytes:
         close = np.frombuffer(self._close_event, self.layout.event_dtype).copy()
         close["tag"] = sid
         return close.tobytes()
 
-    def _opened(self, answer: worker_pb2.LinkTagOpened) -> None:
-        sid = answer.tag
-        feed = self._feeds.get(int(self.sessions.feed[sid]))
-        if not answer.HasField("rejection"):
-            self.sessions.activate(sid, answer.applied_seq, answer.durable_seq)
-        elif self.sessions.state[sid] == OPENING and self.sessions.num_in_flight[sid]:
-            # Events were sent along with the open: the sid is free when they have been answered, not before.
-            self.close(sid)
-        elif self.sessions.state[sid] == OPENING:
-            self.sessions.free(sid)
-        if feed is not None:
+    def _take_over(self, sid: int, feed: int, tag: int, wait_durable: bool) -> None:
+        """Another feed opens a session that is here. What was sent of it goes on; its answers are for nobody."""
+        sessions = self.sessions
+        state = sessions.state.item(sid)
+        if (former := self._feeds.get(sessions.feed.item(sid))) is not None:
+            former.ended([sid], rejection(pb.REASON_SESSION_TAKEN, "session_id", "the session was opened again"))
+        move = self.moves.get(sid)
+        num_unanswered = sessions.num_unanswered(sid)
+        sessions.num_answered[sid] = sessions.num_sent[sid]
+        sessions.begin(sid, feed, tag, wait_durable)
+        if move is not None:
+            return
+        self._mute(sid, num_unanswered)
+        if state == OPENING:
+            return
+        link = self.links[sessions.worker.item(sid)]
+        if state != CLOSING:
+            self._mute(sid, 1)
+            link.num_in_flight += 1
+            self._outbox(sessions.worker.item(sid)).send(self._tagged_close(sid), 1)
+        self._outbox(sessions.worker.item(sid)).reopen(self._requests[sid])
+
+    def _mute(self, sid: int, num_results: int) -> None:
+        self.sessions.num_muted[sid] += num_results
+        self._num_muted += num_results
+
+    def _silence(self, sids: NDArray[np.intp]) -> None:
+        """The results that were to come of these sessions will not."""
+        self._num_muted -= int(self.sessions.num_muted[sids].sum())
+        self.sessions.num_muted[sids] = 0
+
+    def _can_ask(self, index: int) -> bool:
+        return index in self.links and self.links[index].outbox is not None
+
+    def _outbox(self, index: int) -> Outbox:
+        outbox = self.links[index].outbox
+        assert outbox is not None, "sessions of a lost link have moved or ended"
+        return outbox
+
+    def _lingers(self, sid: int) -> bool:
+        """Whether something of a session is not durable yet that may become so."""
+        sessions = self.sessions
+        return (
+            self.has_store
+            and bool(self._requests[sid].session_id)
+            and sessions.state.item(sid) != OPENING
+            and sessions.durable_seq.item(sid) + 1 < sessions.next_seq.item(sid)
+        )
+
+    def _end(self, sids: Sequence[int], why: pb.Rejection) -> None:
+        """These sessions are gone; their feeds are told."""
+        by_feed: dict[int, list[int]] = {}
+        for sid in sids:
+            by_feed.setdefault(self.sessions.feed.item(sid), []).append(sid)
+        for number, of_feed in by_feed.items():
+            if (feed := self._feeds.get(number)) is not None:
+                feed.ended(of_feed, why)
+        for sid in sids:
+            self._free(sid)
+
+    def _free(self, sid: int) -> None:
+        """The sid may be given to another session."""
+        request = self._requests.pop(sid)
+        user = user_key(request.namespace, request.user_id)
+        if request.session_id:
+            del self._sids[f"{user}\0{request.session_id}"]
+        self._num_of_user[user] -= 1
+        if not self._num_of_user[user]:
+            del self._num_of_user[user]
+        if self.moves.get(sid) is not None:
+            self.moves.end(sid)
+        self.log.forget(sid)
+        self.sessions.free(sid)
+        self._tell_idle()
+
+    # --- moves ------------------------------------------------------------------------------------------------------
+
+    def _is_unsafe(self, sid: int) -> bool:
+        """Whether a session cannot go on elsewhere: without a session id nobody knows whether its event was applied."""
+        if self._requests[sid].session_id or self.sessions.feed[sid] == NOBODY:
+            return False
+        return bool(self.sessions.wait_durable[sid]) or self.sessions.num_unanswered(sid) > 0
+
+    def _move(self, sids: NDArray[np.intp], owner: str = "") -> None:
+        """These sessions are on no worker any more: ask for them elsewhere. Those that nothing is waited for of are
+        done."""
+        kept = self.log.take(sids)
+        for sid in sids.tolist():
+            self.sessions.worker[sid] = NOWHERE
+            if self._is_wanted(sid):
+                self._begin_move(sid, kept.get(sid), owner)
+            else:
+                self._free(sid)
+        self._ask(sids)
+
+    def _begin_move(self, sid: int, kept: Kept | None = None, owner: str = "") -> Move:
+        now_us = self.clock_us()
+        deadline_us = now_us + self.bounds.move_timeout_us
+        move = Move(deadline_us, now_us + GAP_PATIENCE_US, kept, owner)
+        self.moves.begin(sid, move)
+        self._look_at(deadline_us)
+        return move
+
+    def _ask_all(self) -> None:
+        """Ask for the sessions that no link could be asked for yet."""
+        if len(self.moves):
+            self._ask(np.fromiter(self.moves, np.intp))
+
+    def _ask(self, sids: NDArray[np.intp]) -> None:
+        """Ask for those of these sessions that move, are not being asked for and have not to wait."""
+        for sid in sids.tolist():
+            move = self.moves.get(sid)
+            if move is None or move.link != NOWHERE or move.retry_at_us:
+                continue
+            if not self._is_wanted(sid):
+                self._free(sid)
+                continue
+            index = self.link_named(move.owner)
+            if not self._can_ask(index) and self.ring is not None:
+                index = self._owners.item(self.sessions.slot.item(sid))
+            if self._can_ask(index):
+                move.link, move.is_asked = index, True
+                self._outbox(index).open(self._requests[sid])
+
+    def _is_wanted(self, sid: int) -> bool:
+        """Whether anybody feeds a session, or something of it is to become durable."""
+        return bool(self.sessions.feed[sid] != NOBODY or self.sessions.state[sid] == SETTLING)
+
+    def _look_at(self, at_us: int) -> None:
+        """Look at the moves that are due then."""
+        if self._looks_at_us is None or at_us < self._looks_at_us:
+            self._looks_at_us = at_us
+            self._after(max(0, at_us - self.clock_us()), self._look)
+
+    def _look(self) -> None:
+        now_us = self.clock_us()
+        self._looks_at_us = None
+        for sid, move in self.moves.due(now_us):
+            if now_us >= move.deadline_us:
+                self._give_up(sid, move)
+            elif move.retry_at_us and now_us >= move.retry_at_us:
+                if self.sessions.num_muted[sid]:
+                    self._retry(sid, RETRY_US)
+                    continue
+                move.retry_at_us = 0
+                if not move.is_asked:
+                    move.leave()
+                self._ask(np.array([sid]))
+        if (next_us := self.moves.next_due_us()) is not None:
+            self._look_at(next_us)
+
+    def _retry(self, sid: int, after_us: int) -> None:
+        at_us = self.clock_us() + after_us
+        self.moves.retry(sid, at_us)
+        self._look_at(at_us)
+
+    def _give_up(self, sid: int, move: Move) -> None:
+        """Nobody served a session for long. Its sid is free when the worker that was asked has answered, not before."""
+        sessions = self.sessions
+        why = rejection(pb.REASON_UNAVAILABLE, "user_id", "no worker could serve the user", RETRY_AFTER_MS)
+        self.log.num_dropped += self._num_lacking(sid, move)
+        if (feed := self._feeds.get(sessions.feed.item(sid))) is not None:
+            self._tell_refused(feed, sid, why)
+        sessions.feed[sid] = NOBODY
+        sessions.state[sid] = CLOSING
+        if move.link == NOWHERE:
+            self._free(sid)
+
+    def _num_lacking(self, sid: int, move: Move) -> int:
+        """Events that were answered and may be lost."""
+        if move.kept is None:
+            return 0
+        return int(np.count_nonzero(move.kept.ordinals <= self.sessions.num_answered[sid]))
+
+    def _tell_refused(self, feed: Feed, sid: int, why: pb.Rejection) -> None:
+        """Tell a feed that it does not get a session, or has it no more."""
+        if self.sessions.state[sid] == OPENING:
+            feed.opened(sid, worker_pb2.LinkTagOpened(tag=sid, rejection=why))
+        else:
+            feed.ended([sid], why)
+
+    def _wait_again(self, sid: int, why: pb.Rejection) -> None:
+        """A worker cannot serve a session yet, or another does: ask again in a moment."""
+        sessions = self.sessions
+        move = self.moves.get(sid)
+        if move is not None:
+            move.leave()
+        else:
+            # What was sent along with the open is answered as of no session.
+            kept = self.log.take(np.array([sid])).get(sid)
+            self._mute(sid, sessions.num_unanswered(sid))
+            move = self._begin_move(sid, kept)
+            if sessions.num_muted[sid]:
+                move.link = sessions.worker.item(sid)
+            sessions.worker[sid] = NOWHERE
+        move.owner = why.owner
+        self._retry(sid, why.retry_after_ms * US_PER_MS or RETRY_US)
+
+    def _arrive(self, sid: int, index: int, move: Move, answer: worker_pb2.LinkTagOpened) -> None:
+        """A worker serves a session that moved: send it what it lacks, and what was held."""
+        sessions = self.sessions
+        move.leave()
+        if not self._is_wanted(sid):
+            self._close_at(sid, index)
+            return
+        was_opening = sessions.state.item(sid) == OPENING
+        plan = self._plan(sid, move, answer.applied_seq, was_opening)
+        if plan is None:
+            self._mute(sid, 1)
+            move.link = index
+            self.links[index].num_in_flight += 1
+            self._outbox(index).send(self._tagged_close(sid), 1)
+            self._retry(sid, RETRY_US)
+            return
+        if plan.missing and sessions.wait_durable[sid]:
+            # Who waits for durability keeps what is not durable.
+            first, last = plan.missing
+            text = f"{first} to {last} are lost here: open again, and send them again or skip them"
+            if (feed := self._feeds.get(sessions.feed.item(sid))) is not None:
+                feed.ended([sid], rejection(pb.REASON_SEQ_GAP, "seq", text))
+            self._close_at(sid, index)
+            return
+        self.moves.end(sid)
+        self.num_moved += not was_opening
+        sessions.worker[sid] = index
+        sessions.durable_seq[sid] = max(sessions.durable_seq.item(sid), answer.durable_seq)
+        self._send_plan(sid, index, plan)
+        feed = self._feeds.get(sessions.feed.item(sid))
+        if was_opening:
+            answer.applied_seq = max(answer.applied_seq, plan.last_muted_seq)
+            sessions.activate(sid, answer.applied_seq, answer.durable_seq)
+            assert feed is not None, "who opens a session feeds it"
             feed.opened(sid, answer)
+        elif feed is not None and sessions.wait_durable[sid]:
+            feed.durable(np.array([sid]), np.array([answer.durable_seq], np.uint64))
+        self._settle(np.array([sid]))
+
+    def _plan(self, sid: int, move: Move, applied_seq: int, was_opening: bool) -> Replay | None:
+        """What a worker that has so much of a session is to be sent; None: it is not to serve it yet."""
+        sessions = self.sessions
+        kept = self._kept(sid, move)
+        if not self._requests[sid].session_id:
+            return Replay(kept, 0, None)
+        if applied_seq < sessions.durable_seq[sid]:
+            # It does not know yet that it owns the user no more.
+            return None
+        next_seq = None if was_opening else sessions.next_seq.item(sid)
+        plan = replay(kept, sessions.num_answered.item(sid), next_seq, applied_seq, self.clock_us())
+        # What came before this feed may be on its way from another router.
+        is_early = plan.missing and plan.missing[0] <= sessions.resumed_at[sid]
+        return None if is_early and self.clock_us() < move.patient_until_us else plan
+
+    def _kept(self, sid: int, move: Move) -> Kept:
+        """All that is kept and held of a session; it stays in the move."""
+        dtype = self.layout.event_dtype
+        held = np.frombuffer(bytearray().join(move.held), dtype)
+        num_sent = self.sessions.num_sent.item(sid)
+        ordinals = np.arange(num_sent - len(held) + 1, num_sent + 1)
+        before = move.kept or Kept(np.zeros(0, dtype), np.zeros(0, np.int64))
+        move.kept = Kept(
+            joined([before.records, held]),
+            np.concatenate([before.ordinals, ordinals]),
+            {**before.refusals, **move.refusals},
+        )
+        move.held, move.refusals = [], {}
+        return move.kept
+
+    def _send_plan(self, sid: int, index: int, plan: Replay) -> None:
+        link, outbox = self.links[index], self._outbox(index)
+        if plan.missing:
+            skip = np.zeros(1, self.layout.event_dtype)
+            skip["kind"], skip["tag"], skip["seq"] = EVENT_KIND_SKIP, sid, plan.missing[1]
+            outbox.send(skip.tobytes(), 1)
+            link.num_in_flight += 1
+            self._mute(sid, 1)
+        self._mute(sid, plan.num_muted)
+        if num_events := len(plan.kept.records):
+            link.num_in_flight += num_events
+            self.num_replayed += num_events
+            self.log.add_kept(plan.kept)
+            outbox.send_kept(plan.kept)
+
+    def _close_at(self, sid: int, index: int) -> None:
+        """Close a session that moved, at the worker that serves it now: nobody waits for anything of it."""
+        sessions = self.sessions
+        self.moves.end(sid)
+        sessions.feed[sid] = NOBODY
+        sessions.state[sid] = CLOSING
+        sessions.worker[sid] = index
+        sessions.num_answered[sid] = sessions.num_sent[sid]
+        self._send_close(sid)
+
+    # --- what workers say -------------------------------------------------------------------------------------------
+
+    def receive(self, index: int, frame: worker_pb2.LinkResults) -> None:
+        """Hand a worker's answers to their feeds."""
+        for answer in frame.opens:
+            self._opened(index, answer)
+        if frame.results:
+            self._results(self.links[index], self.layout.results(frame.results), frame.rejections)
+        if frame.watermarks:
+            self._watermarks(watermarks(frame.watermarks))
+        if frame.ended:
+            self._ended(index, frame.ended)
+        if frame.HasField("status"):
+            self.links[index].status = frame.status
+
+    def _opened(self, index: int, answer: worker_pb2.LinkTagOpened) -> None:
+        sid = answer.tag
+        sessions = self.sessions
+        move = self.moves.get(sid)
+        if answer.HasField("rejection"):
+            self._open_refused(sid, move, answer)
+        elif move is not None:
+            self._arrive(sid, index, move, answer)
+        else:
+            was_opening = sessions.state[sid] == OPENING
+            sessions.activate(sid, answer.applied_seq, answer.durable_seq)
+            feed = self._feeds.get(sessions.feed.item(sid))
+            if feed is not None and was_opening:
+                feed.opened(sid, answer)
+            self._settle(np.array([sid]))
+
+    def _open_refused(self, sid: int, move: Move | None, answer: worker_pb2.LinkTagOpened) -> None:
+        sessions = self.sessions
+        if self.has_store and self._is_wanted(sid) and self._comes_back(sid, answer.rejection.reason):
+            self._wait_again(sid, answer.rejection)
+            return
+        feed = self._feeds.get(sessions.feed.item(sid))
+        state = sessions.state.item(sid)
+        if move is None and sessions.num_unanswered(sid):
+            # Events were sent along with the open: the sid is free when they have been answered, not before.
+            sessions.feed[sid] = NOBODY
+            if state != CLOSING:
+                sessions.state[sid] = CLOSING
+                self._send_close(sid)
+        else:
+            self._free(sid)
+        if feed is not None and state == OPENING:
+            feed.opened(sid, answer)
+        elif feed is not None:
+            feed.ended([sid], answer.rejection)
+
+    def _comes_back(self, sid: int, reason: int) -> bool:
+        """Whether a session that is refused for this reason is served a moment later, here or elsewhere."""
+        if reason == pb.REASON_NOT_OWNER:
+            return True
+        return self.sessions.state[sid] != OPENING and reason in TRANSIENT
 
     def _results(self, link: Link, records: Records, rejections: Sequence[IndexedRejection]) -> None:
         link.num_in_flight -= len(records)
         if len(records) == 1 and not rejections:
             self._result(link, records)
             return
+        if self._num_muted:
+            records, rejections = self._unmuted(records, rejections)
+            if not len(records):
+                return
         sids = records["tag"].astype(np.int64)
-        np.subtract.at(self.sessions.num_in_flight, sids, 1)
+        np.add.at(self.sessions.num_answered, sids, 1)
         link.num_updates += int(np.count_nonzero(records["status"] == pb.STATUS_APPLIED))
         self.latency.add(records, self.clock_us())
         for indexed in rejections:
-            self._rewind(records[indexed.index])
+            self._rejected(records[indexed.index], indexed.rejection.reason)
         self.sessions.raise_durable(sids, records["durable_seq"])
         self._deliver(sids, records, rejections)
         for sid in sids[records["kind"] == EVENT_KIND_CLOSE].tolist():
-            self.sessions.free(sid)
+            self._closed(sid)
         self._settle(sids)
 
     def _result(self, link: Link, records: Records) -> None:
         """The same for one plain result, without the array operations that pay only for many."""
         durable_seq, sid, status, kind = self.layout.result_marks_struct.unpack(records.tobytes())
         sessions = self.sessions
-        sessions.num_in_flight[sid] -= 1
+        if self._num_muted and sessions.num_muted.item(sid):
+            self._mute(sid, -1)
+            return
+        sessions.num_answered[sid] += 1
         link.num_updates += status == pb.STATUS_APPLIED
         self.latency.add(records, self.clock_us())
         if durable_seq > sessions.durable_seq.item(sid):
             sessions.durable_seq[sid] = durable_seq
+            sessions.num_raised += 1
         feed = self._feeds.get(sessions.feed.item(sid))
         if feed is not None:
             feed.results(records, ())
         if kind == EVENT_KIND_CLOSE:
-            sessions.free(sid)
+            self._closed(sid)
         elif sessions.state.item(sid) == SETTLING:
             self._settle(np.array([sid]))
 
-    def _rewind(self, record: np.void) -> None:
+    def _unmuted(
+        self, records: Records, rejections: Sequence[IndexedRejection]
+    ) -> tuple[Records, list[IndexedRejection]]:
+        """These results without those that are for nobody."""
+        stays = np.ones(len(records), np.bool_)
+        for index in np.flatnonzero(self.sessions.num_muted[records["tag"]]).tolist():
+            sid = int(records["tag"][index])
+            if self.sessions.num_muted[sid]:
+                self._mute(sid, -1)
+                stays[index] = False
+        places = np.cumsum(stays) - 1
+        left = [
+            IndexedRejection(index=int(places[indexed.index]), rejection=indexed.rejection)
+            for indexed in rejections
+            if stays[indexed.index]
+        ]
+        return records[stays], left
+
+    def _rejected(self, record: np.void, reason: int) -> None:
         """What was rejected without being consumed is expected again."""
-        if record["kind"] not in (EVENT_KIND_QUERY, EVENT_KIND_CLOSE) and record["applied_seq"] < record["seq"]:
-            self.sessions.next_seq[record["tag"]] = record["applied_seq"] + np.uint64(1)
+        if record["kind"] in (EVENT_KIND_QUERY, EVENT_KIND_CLOSE):
+            return
+        sid, seq, applied_seq = int(record["tag"]), int(record["seq"]), int(record["applied_seq"])
+        if applied_seq < seq:
+            self.sessions.next_seq[sid] = applied_seq + 1
+            self.log.not_consumed(sid, seq)
+        elif reason == pb.REASON_DEADLINE:
+            self.log.expired(sid, seq)
+
+    def _closed(self, sid: int) -> None:
+        """The worker answered a session's close. What is not durable of it is kept until it is."""
+        if not self._lingers(sid):
+            self._free(sid)
+            return
+        self.sessions.feed[sid] = NOBODY
+        self.sessions.state[sid] = SETTLING
+        self._outbox(self.sessions.worker.item(sid)).open(self._requests[sid])
 
     def _watermarks(self, records: Records) -> None:
         """Those of a tag that was closed and is another session's by now are void."""
@@ -380,30 +952,43 @@ class RoutingCore:
         current = self.sessions.state[sids] >= ACTIVE
         sids, seqs = sids[current], records["durable_seq"][current]
         self.sessions.raise_durable(sids, seqs)
-        owners = self.sessions.feed[sids]
+        waiting = self.sessions.wait_durable[sids]
+        owners = self.sessions.feed[sids[waiting]]
         for number in np.unique(owners).tolist():
             feed = self._feeds.get(number)
             if feed is not None:
                 own = owners == number
-                feed.durable(sids[own], seqs[own])
+                feed.durable(sids[waiting][own], seqs[waiting][own])
         self._settle(sids)
 
-    def _settle(self, sids: NDArray[np.int64]) -> None:
+    def _settle(self, sids: NDArray[np.intp]) -> None:
         """Send the closes that these sessions held back for events that are durable now."""
         for sid in self.sessions.settled(sids):
             self._send_close(sid)
 
-    def _ended(self, link: Link, ended: Sequence[worker_pb2.LinkTagEnded]) -> None:
+    def _ended(self, index: int, ended: Sequence[worker_pb2.LinkTagEnded]) -> None:
         """The worker gave these tags up: it answers nothing more for them."""
-        assert link.outbox is not None, "the link is open"
-        link.outbox.drop([tag.tag for tag in ended], self.layout)
+        sessions, link = self.sessions, self.links[index]
+        self._outbox(index).drop([tag.tag for tag in ended], self.layout)
+        moving: dict[str, list[int]] = {}
         for tag in ended:
             sid = tag.tag
-            feed = self._feeds.get(int(self.sessions.feed[sid]))
-            if feed is not None:
-                feed.ended([sid], tag.rejection)
-            link.num_in_flight -= int(self.sessions.num_in_flight[sid])
-            self.sessions.free(sid)
+            move = self.moves.get(sid)
+            is_opening = move is None and sessions.state[sid] == OPENING
+            num_unanswered = 0 if move is not None or is_opening else sessions.num_unanswered(sid)
+            link.num_in_flight -= int(sessions.num_muted[sid]) + num_unanswered
+            self._silence(np.array([sid]))
+            if move is not None:
+                move.leave()
+            elif is_opening:
+                # What ended is what the feed before had; the open that followed is answered by itself.
+                continue
+            elif self.has_store and tag.rejection.reason == pb.REASON_NOT_OWNER:
+                moving.setdefault(tag.rejection.owner, []).append(sid)
+            else:
+                self._end([sid], tag.rejection)
+        for owner, sids in moving.items():
+            self._move(np.array(sids), owner)
 
     def _deliver(self, sids: NDArray[np.int64], records: Records, rejections: Sequence[IndexedRejection]) -> None:
         """Give each feed its own results, in order."""

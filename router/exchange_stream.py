@@ -25,7 +25,7 @@ from evercurrent.v1.columns_pb2 import (
     EVENT_KIND_SKIP,
     IndexedRejection,
 )
-from evercurrent.v1.session_pb2 import ExchangeOpen, ExchangeOpened, SessionOpened, TagOpen, TagOpened
+from evercurrent.v1.session_pb2 import ExchangeOpen, ExchangeOpened, GoAway, SessionOpened, TagOpen, TagOpened
 from evercurrent.v1.wire_pb2 import WireExchangeFrame, WireExchangeRequest, WireExchangeResponse, WireExchangeResults
 from evercurrent.wire import Records, joined
 from router.core import RoutingCore
@@ -73,6 +73,7 @@ class ExchangeStream:
         self._written = asyncio.Event()
         self._releasing = False
         self._ending: pb.Rejection | None = None
+        self._leaving: GoAway | None = None
         self._feed = core.add_feed(self)
 
     def opened(self, sid: int, answer: worker_pb2.LinkTagOpened) -> None:
@@ -120,10 +121,14 @@ class ExchangeStream:
             if self._session_ids.pop(sid, None) is None:
                 self._num_pending += 1
             held_back = self._core.sessions.state[sid] == SETTLING
-            self._num_pending -= int(self._core.sessions.num_in_flight[sid]) + int(held_back)
+            self._num_pending -= self._core.sessions.num_unanswered(sid) + int(held_back)
             self._forget(sid, tag)
             self._refuse_held(sid, tag, why)
             self._say_open(TagOpened(tag=tag, rejection=why))
+
+    def go_away(self, message: str, grace_ms: int) -> None:
+        self._leaving = GoAway(message=message, grace_ms=grace_ms)
+        self._filled.set()
 
     def stop(self, why: pb.Rejection) -> None:
         self._ending = why
@@ -171,6 +176,9 @@ class ExchangeStream:
             for why in refusals:
                 await context.write(WireExchangeResponse(rejected=why).SerializeToString())
             num_written = len(refusals)
+            if self._leaving is not None:
+                leaving, self._leaving = self._leaving, None
+                await context.write(WireExchangeResponse(go_away=leaving).SerializeToString())
             if self._opens or self._chunks:
                 frame, num_results = self._take_results()
                 await context.write(WireExchangeResponse(frame=frame).SerializeToString())

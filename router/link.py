@@ -1,15 +1,16 @@
 """The shell of one link: finds out whether a worker serves, opens the stream, writes what the core has, reads what
 comes.
 
-A worker counts as reachable from the answer to the link's open until the stream breaks or its gRPC health says
-otherwise; then its sessions end and this tries again, with the channel's own back-off.
+A worker counts as reachable from the answer to the link's open until the stream breaks, its gRPC health says otherwise,
+or nothing came from it for long, though it says several times a second how it is; then this tries again, with the
+channel's own back-off.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import grpc
 import grpc.aio
@@ -24,6 +25,8 @@ from router.core import Outbox, RoutingCore
 PROTOCOL_VERSION = 1
 SERVICE = "evercurrent.v1.WorkerService"
 RETRY_S = 0.2
+LOOKS = 4
+"""How often a link is looked at within the time after which it is lost."""
 
 OPTIONS = [
     *CHANNEL_OPTIONS,
@@ -39,8 +42,21 @@ class _LinkLost(EvercurrentError):
     """The link ended; it is to be opened again."""
 
 
-async def keep_link(core: RoutingCore, worker: int, router: str, linked: asyncio.Event) -> NoReturn:
-    """Keep one worker linked, for ever. `linked` is set when it is for the first time."""
+class Members(Protocol):
+    """Who keeps account of the workers."""
+
+    def up(self, name: str, opened: worker_pb2.LinkOpened) -> None:
+        """A worker's link is open."""
+
+    def down(self, name: str) -> None:
+        """It is lost."""
+
+    def drain(self, name: str) -> None:
+        """The worker said that it is about to stop."""
+
+
+async def keep_link(core: RoutingCore, worker: int, router: str, silence_s: float, members: Members) -> NoReturn:
+    """Keep one worker linked, for ever. After `silence_s` without a message its link is taken for lost."""
     link = core.links[worker]
     async with grpc.aio.insecure_channel(link.address, options=OPTIONS) as channel:
         while True:
@@ -49,7 +65,7 @@ async def keep_link(core: RoutingCore, worker: int, router: str, linked: asyncio
                     serving = asyncio.Event()
                     tasks.create_task(_watch_health(channel, serving))
                     await serving.wait()
-                    await _serve(core, worker, router, channel, linked)
+                    await _serve(core, worker, router, channel, silence_s, members)
             except BaseExceptionGroup as group:
                 lost, rest = group.split((_LinkLost, grpc.aio.AioRpcError, Refused))
                 if rest is not None:
@@ -62,6 +78,7 @@ async def keep_link(core: RoutingCore, worker: int, router: str, linked: asyncio
             finally:
                 if link.outbox is not None:
                     core.link_lost(worker)
+                    members.down(link.name)
             await asyncio.sleep(RETRY_S)
 
 
@@ -83,7 +100,7 @@ async def _watch_health(channel: grpc.aio.Channel, serving: asyncio.Event) -> No
 
 
 async def _serve(
-    core: RoutingCore, worker: int, router: str, channel: grpc.aio.Channel, linked: asyncio.Event
+    core: RoutingCore, worker: int, router: str, channel: grpc.aio.Channel, silence_s: float, members: Members
 ) -> NoReturn:
     call = worker_pb2_grpc.WorkerServiceStub(channel).Link()
     opening = worker_pb2.LinkOpen(protocol_version=PROTOCOL_VERSION, router=router, slots=NUM_SLOTS)
@@ -93,12 +110,19 @@ async def _serve(
         raise _LinkLost(f"it did not open the link: {await call.details()}")
     filled = asyncio.Event()
     outbox = core.link_opened(worker, response.opened, filled.set)
-    linked.set()
+    members.up(core.links[worker].name, response.opened)
+    heard = _Heard()
     logger.info("link opened worker=%s incarnation=%s", response.opened.worker, response.opened.incarnation)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_send(call, outbox, filled))
+        tasks.create_task(heard.until_silent(silence_s))
+        was_draining = False
         while (response := await call.read()) is not grpc.aio.EOF:
+            heard.anything = True
             core.receive(worker, response.frame)
+            if response.frame.status.draining and not was_draining:
+                was_draining = True
+                members.drain(core.links[worker].name)
         raise _LinkLost(f"the worker ended it: {await call.details()}")
 
 
@@ -107,6 +131,27 @@ async def _send(call: grpc.aio.StreamStreamCall, outbox: Outbox, filled: asyncio
         await filled.wait()
         filled.clear()
         await call.write(outbox.take())
+
+
+class _Heard:
+    """Whether anything came from the worker lately."""
+
+    def __init__(self) -> None:
+        self.anything = True
+
+    async def until_silent(self, silence_s: float) -> NoReturn:
+        """Wait until nothing came for so long. Several looks in a row must have found nothing: after a pause of our own
+        there is one, and then what waited is read.
+
+        Raises:
+            _LinkLost: always.
+        """
+        num_silent = 0
+        while num_silent < LOOKS:
+            await asyncio.sleep(silence_s / LOOKS)
+            num_silent = 0 if self.anything else num_silent + 1
+            self.anything = False
+        raise _LinkLost(f"nothing came from it for {silence_s:g} s")
 
 
 def _cancelling() -> bool:

@@ -1,70 +1,89 @@
-"""The router process: the core, a link to every worker, a port."""
+"""The router process: routing (router.routing), and a port.
+
+At SIGTERM it takes nobody new, asks every stream in band to leave (a long stream does not heed HTTP/2 GOAWAY), and ends
+when all have left and what they sent is durable, or when `drain_timeout_s` has passed.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 
-from evercurrent.serving import bind, new_server, stop_signal
+import grpc.aio
+
+from evercurrent.serving import HealthServicer, bind, new_server, stop_signal
 from evercurrent.settings import RouterSettings
 from router.core import RoutingCore
-from router.link import keep_link
-from router.ring import build_ring
+from router.discovery import make_source
+from router.routing import Routing, bounds_of
 from router.service import ADMIN_SERVICE, SESSION_SERVICE, admin_handler, session_handler
 
-LINK_GRACE_S = 5.0
+READY_GRACE_S = 5.0
+STOP_GRACE_S = 1.0
 
 logger = logging.getLogger(__name__)
 
 
-def monotonic_us() -> int:
-    return time.monotonic_ns() // 1000
-
-
 async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT. `ready` is given the address bound, when all workers are linked or
-    LINK_GRACE_S has passed: whoever starts this and then calls it finds the workers that are there.
+    """Serve until SIGTERM or SIGINT. `ready` is given the address bound, when users can be sent to workers or
+    READY_GRACE_S has passed: whoever starts this and then calls it finds the workers that are there.
 
     Raises:
         OSError: the address cannot be bound; the text names it.
         ValueError: there are no workers.
     """
     stop = stop_signal()
-    addresses = {member.name: member.address for member in settings.workers}
-    core = RoutingCore(
-        build_ring(list(addresses)),
-        addresses,
-        settings.in_flight_link_max,
-        settings.in_flight_session_max,
-        monotonic_us,
+    routing = Routing(
+        make_source(settings), settings.name, bounds_of(settings), settings.link_silence_ms / 1000
     )
-    server = await new_server([session_handler(core, settings), admin_handler(core)], [SESSION_SERVICE, ADMIN_SERVICE])
+    health = HealthServicer()
+    handlers = [session_handler(routing.core, settings), admin_handler(routing.core, settings.name)]
+    server = await new_server(handlers, [SESSION_SERVICE, ADMIN_SERVICE], health)
     address = bind(server, settings.address)
     gc.collect()
     gc.freeze()
     await server.start()
-    logger.info("router serves address=%s ring=%s workers=%d", address, core.ring.digest, len(core.links))
+    logger.info("router serves address=%s", address)
     async with asyncio.TaskGroup() as tasks:
-        linked = [asyncio.Event() for _ in core.links]
-        links = [
-            tasks.create_task(keep_link(core, worker, settings.name, event)) for worker, event in enumerate(linked)
+        working = [
+            tasks.create_task(routing.run()),
+            tasks.create_task(_announce(address, routing.ready, ready)),
         ]
-        announcing = tasks.create_task(_announce(address, linked, ready))
         await stop.wait()
-        core.stop()
-        await server.stop(grace=1.0)
-        for task in (announcing, *links):
+        await drain(server, health, routing.core, settings.drain_timeout_s)
+        for task in working:
             task.cancel()
     logger.info("router stopped")
 
 
-async def _announce(address: str, linked: Sequence[asyncio.Event], ready: Callable[[str], None]) -> None:
+async def drain(server: grpc.aio.Server, health: HealthServicer, core: RoutingCore, timeout_s: float) -> None:
+    """Let the clients go, and stop."""
+    await health.enter_graceful_shutdown()
+    stopping = asyncio.create_task(server.stop(grace=timeout_s + STOP_GRACE_S))
+    try:
+        core.go_away("the router is stopping", int(timeout_s * 1000))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await _idle(core)
+        if not core.is_idle:
+            logger.warning("clients stayed feeds=%d sessions=%d", core.num_feeds, len(core.sessions))
+        core.stop()
+    finally:
+        await stopping
+
+
+async def _idle(core: RoutingCore) -> None:
+    """Wait until every stream has ended and every session is durable."""
+    idle = asyncio.Event()
+    core.when_idle(idle.set)
+    await idle.wait()
+
+
+async def _announce(address: str, linked: asyncio.Event, ready: Callable[[str], None]) -> None:
     with suppress(TimeoutError):
-        async with asyncio.timeout(LINK_GRACE_S):
-            for event in linked:
-                await event.wait()
+        async with asyncio.timeout(READY_GRACE_S):
+            await linked.wait()
     ready(address)

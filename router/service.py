@@ -15,7 +15,7 @@ from router.admin import Admin
 from router.core import RoutingCore
 from router.exchange_stream import serve_exchange
 from router.session_stream import serve_session
-from router.unary import observe, predict
+from router.unary import Turns, observe, predict
 from router.users import export_user, first_error, forget_user
 
 SESSION_SERVICE = "evercurrent.v1.SessionService"
@@ -27,6 +27,7 @@ R = TypeVar("R")
 
 def session_handler(core: RoutingCore, settings: RouterSettings) -> grpc.GenericRpcHandler:
     """SessionService. Its streams are given raw bytes: they look at a message's size before they parse it."""
+    turns = Turns()
 
     async def session(_: object, context: grpc.aio.ServicerContext) -> None:
         await serve_session(core, settings.observation_bytes_max, context)
@@ -37,7 +38,7 @@ def session_handler(core: RoutingCore, settings: RouterSettings) -> grpc.Generic
     async def observe_one(
         request: session_pb2.ObserveRequest, context: grpc.aio.ServicerContext
     ) -> session_pb2.ObserveResponse:
-        result = await _or_abort(context, observe(core, request, context.time_remaining()))
+        result = await _or_abort(context, observe(core, turns, request, context.time_remaining()))
         return session_pb2.ObserveResponse(result=result)
 
     async def predict_one(
@@ -57,9 +58,9 @@ def session_handler(core: RoutingCore, settings: RouterSettings) -> grpc.Generic
     )
 
 
-def admin_handler(core: RoutingCore) -> grpc.GenericRpcHandler:
-    """AdminService."""
-    admin = Admin(core)
+def admin_handler(core: RoutingCore, router: str) -> grpc.GenericRpcHandler:
+    """AdminService of the router of this name."""
+    admin = Admin(core, router)
 
     async def forget(
         request: admin_pb2.ForgetUserRequest, context: grpc.aio.ServicerContext

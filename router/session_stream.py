@@ -18,7 +18,14 @@ from evercurrent.errors import Refused, refused, rejection, sole_refusal
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
 from evercurrent.v1.columns_pb2 import IndexedRejection
-from evercurrent.v1.session_pb2 import SessionOpen, SessionOpened, SessionRequest, SessionResponse, Watermark
+from evercurrent.v1.session_pb2 import (
+    GoAway,
+    SessionOpen,
+    SessionOpened,
+    SessionRequest,
+    SessionResponse,
+    Watermark,
+)
 from evercurrent.wire import Records
 from router.core import RoutingCore
 from router.replies import Replies
@@ -43,6 +50,7 @@ class SessionStream:
         self._replies = Replies(request.timings)
         self._opening: asyncio.Future[worker_pb2.LinkTagOpened] = asyncio.get_running_loop().create_future()
         self._ending: pb.Rejection | None = None
+        self._leaving: GoAway | None = None
         self._outgoing: list[SessionResponse] = []
         self._num_pending = 0
         self._durable_told = 0
@@ -81,6 +89,11 @@ class SessionStream:
         self._sids.clear()
         self.stop(why)
 
+    def go_away(self, message: str, grace_ms: int) -> None:
+        self._leaving = GoAway(message=message, session_id=self._session_id, grace_ms=grace_ms)
+        if self._opening.done():
+            self._say(SessionResponse(go_away=self._leaving))
+
     def stop(self, why: pb.Rejection) -> None:
         self._ending = why
         if not self._opening.done():
@@ -99,6 +112,8 @@ class SessionStream:
                 raise Refused(answer.rejection)
             self._durable_told = answer.durable_seq
             self._say(SessionResponse(opened=self._opened_message(answer)))
+            if self._leaving is not None:
+                self._say(SessionResponse(go_away=self._leaving))
             async with asyncio.TaskGroup() as tasks:
                 writing = tasks.create_task(self._write(context))
                 await self._read(context)
@@ -121,9 +136,10 @@ class SessionStream:
 
     def _is_full(self) -> bool:
         """Whether so many requests, or events (a query has one a candidate), are unanswered that no more is read."""
-        session_max = self._core.session_max
+        sessions = self._core.sessions
+        session_max = self._core.bounds.in_flight_session_max
         return self._num_pending >= session_max or (
-            bool(self._sids) and self._core.sessions.num_in_flight.item(self._sids[0]) >= session_max
+            bool(self._sids) and sessions.num_unanswered(self._sids[0]) >= sessions.limit.item(self._sids[0])
         )
 
     def _is_settled(self) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +33,23 @@ GUARD = frozenset({pb.REASON_LOSS_NOT_FINITE, pb.REASON_GRADIENT, pb.REASON_STAT
 """Rejections that are results; all others end the call with their status."""
 
 
-async def observe(core: RoutingCore, request: ObserveRequest, time_left_s: float | None) -> pb.ObservationResult:
+class Turns:
+    """Calls of one session follow each other: a session has one feed."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[User, asyncio.Lock] = WeakValueDictionary()
+
+    def of(self, user: User) -> asyncio.Lock:
+        """What a call holds while it is under way."""
+        lock = self._locks.get(user)
+        if lock is None:
+            lock = self._locks[user] = asyncio.Lock()
+        return lock
+
+
+async def observe(
+    core: RoutingCore, turns: Turns, request: ObserveRequest, time_left_s: float | None
+) -> pb.ObservationResult:
     """One observation, learned from.
 
     Raises:
@@ -57,7 +75,9 @@ async def observe(core: RoutingCore, request: ObserveRequest, time_left_s: float
             return packer.refusal(sid, observation.seq, stamp_us), 1, error.rejection
 
     call = _Call(core, request.timings, "observation.", wait_durable=request.wait_for == pb.WAIT_FOR_DURABLE)
-    reply = await call.run((request.user_id, request.namespace, session_id), pack)
+    user = request.user_id, request.namespace, session_id
+    async with turns.of(user) if session_id else nullcontext():
+        reply = await call.run(user, pack, observation.seq)
     assert isinstance(reply, pb.ObservationResult)
     return reply
 
@@ -137,10 +157,13 @@ class _Call:
         self._sids.clear()
         self._fail(why)
 
+    def go_away(self, message: str, grace_ms: int) -> None:
+        """A call is about to end by itself."""
+
     def stop(self, why: pb.Rejection) -> None:
         self._fail(why)
 
-    async def run(self, user: User, pack: Callable[[Packer, int, int], Packed]) -> Reply:
+    async def run(self, user: User, pack: Callable[[Packer, int, int], Packed], seq: int = 0) -> Reply:
         """Open, send, wait for the reply, close. The close is sent however this ends."""
         feed = self._core.add_feed(self)
         try:
@@ -151,6 +174,7 @@ class _Call:
             except Refused as error:
                 raise Refused(self._prefixed(error.rejection)) from None
             self._core.send(sid, *packed)
+            self._core.sessions.next_seq[sid] = seq + 1
             return await self._reply
         finally:
             self._core.remove_feed(feed, self._sids)

@@ -29,7 +29,7 @@ async def forget_user(core: RoutingCore, request: admin_pb2.ForgetUserRequest) -
         grpc.aio.AioRpcError: a worker's own refusal.
     """
     slot, link = _owner(core, request.user_id, request.namespace)
-    for each in core.links:
+    for each in _everybody(core):
         _check_reachable(each)
     async with _worker(link) as owner:
         state = await owner.ForgetState(
@@ -74,7 +74,7 @@ def first_error() -> Iterator[None]:
 async def _flush_all(core: RoutingCore) -> None:
     """Have every worker write what of the event log it holds; a user may have been anywhere."""
     async with asyncio.TaskGroup() as tasks:
-        for link in core.links:
+        for link in _everybody(core):
             _check_reachable(link)
             tasks.create_task(_flush(link))
 
@@ -84,12 +84,21 @@ async def _flush(link: Link) -> None:
         await worker.FlushEvents(worker_pb2.FlushEventsRequest(), timeout=TIMEOUT_S)
 
 
+def _everybody(core: RoutingCore) -> list[Link]:
+    """Who serves users, or may have served some a moment ago."""
+    on_ring = core.ring.names if core.ring is not None else ()
+    return [link for link in core.links.values() if link.outbox is not None or link.name in on_ring]
+
+
 def _owner(core: RoutingCore, user_id: str, namespace: str) -> tuple[int, Link]:
     check_user_id(user_id, "user_id")
     check_namespace(namespace, "namespace")
     slot, worker = core.worker_of(namespace, user_id)
-    _check_reachable(core.links[worker])
-    return slot, core.links[worker]
+    link = core.links.get(worker)
+    if link is None:
+        raise refused(pb.REASON_UNAVAILABLE, "", "the user's worker is not reachable", RETRY_AFTER_MS)
+    _check_reachable(link)
+    return slot, link
 
 
 def _check_reachable(link: Link) -> None:
