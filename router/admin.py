@@ -17,8 +17,8 @@ class Admin:
         """The ring, and where a user is if one is named."""
         ring = self._core.ring
         response = admin_pb2.GetRingResponse(digest=ring.digest, num_slots=len(ring.owners), slots=ring.owners.tolist())
-        for link, num_slots in zip(self._core.links, ring.loads().tolist(), strict=True):
-            response.members.add(name=link.name, address=link.address, num_slots=num_slots)
+        for link, num_slots, weight in zip(self._core.links, ring.loads().tolist(), ring.weights, strict=True):
+            response.members.add(name=link.name, address=link.address, num_slots=num_slots, weight=weight)
         if request.user_id:
             check_user_id(request.user_id, "user_id")
             check_namespace(request.namespace, "namespace")

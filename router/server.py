@@ -36,7 +36,7 @@ async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
     stop = stop_signal()
     addresses = {member.name: member.address for member in settings.workers}
     core = RoutingCore(
-        build_ring(list(addresses)),
+        build_ring(dict.fromkeys(addresses, 1)),
         addresses,
         settings.in_flight_link_max,
         settings.in_flight_session_max,
