@@ -156,7 +156,7 @@ async def running_router(
 ) -> AsyncIterator[tuple[str, RoutingCore]]:
     """A router, that has reached its workers if not told otherwise; its address and its core."""
     core = RoutingCore(
-        build_ring(list(addresses)),
+        build_ring(dict.fromkeys(addresses, 1)),
         addresses,
         settings.in_flight_link_max,
         settings.in_flight_session_max,

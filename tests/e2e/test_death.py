@@ -43,7 +43,7 @@ def cluster(store: str) -> Iterator[Cluster]:
 @asynccontextmanager
 async def service_of(cluster: Cluster) -> AsyncIterator[Service]:
     """Stubs that call a cluster, and its ring."""
-    core = RoutingCore(build_ring(list(cluster.workers)), cluster.workers, 1, 1, lambda: 0)
+    core = RoutingCore(build_ring(dict.fromkeys(cluster.workers, 1)), cluster.workers, 1, 1, lambda: 0)
     async with grpc.aio.insecure_channel(cluster.address) as channel:
         yield Service(cluster.address, core, {}, channel)
 

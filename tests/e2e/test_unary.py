@@ -208,10 +208,11 @@ async def test_admin_says_what_there_is(service: Service) -> None:
     )
     assert (model.prediction_width, model.state_width, model.outcome_min, model.outcome_max) == (2, 5, -10, 10)
     ring = await service.admin.GetRing(admin_pb2.GetRingRequest(user_id="ann"))
-    expected = build_ring(["worker-1", "worker-0"])
+    expected = build_ring({"worker-1": 1, "worker-0": 1})
     assert (ring.digest, list(ring.slots)) == (expected.digest, expected.owners.tolist())
     assert ring.user_worker == ring.members[ring.slots[ring.user_slot]].name
     assert sum(member.num_slots for member in ring.members) == ring.num_slots == 4096
+    assert [member.weight for member in ring.members] == [1, 1]
     await service.sessions.Observe(ObserveRequest(user_id="ann", observation=observation()))
     workers = (await service.admin.ListWorkers(admin_pb2.ListWorkersRequest())).workers
     assert {worker.name: worker.updates for worker in workers}[ring.user_worker] == 1

@@ -56,7 +56,7 @@ class Remembering:
 
 @pytest.fixture
 def core() -> RoutingCore:
-    return RoutingCore(build_ring(["worker-0"]), {"worker-0": "127.0.0.1:1"}, 100, 10, lambda: 5)
+    return RoutingCore(build_ring({"worker-0": 1}), {"worker-0": "127.0.0.1:1"}, 100, 10, lambda: 5)
 
 
 def link(core: RoutingCore) -> Outbox:

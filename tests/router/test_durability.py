@@ -151,7 +151,7 @@ async def played() -> AsyncIterator[Played]:
     worker_server = await new_server([], [SERVICE])
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(worker, worker_server)
     async with _serving(worker_server) as worker_address:
-        core = RoutingCore(build_ring(["worker-0"]), {"worker-0": worker_address}, 100, 10, monotonic_us)
+        core = RoutingCore(build_ring({"worker-0": 1}), {"worker-0": worker_address}, 100, 10, monotonic_us)
         linked = asyncio.Event()
         linking = asyncio.create_task(keep_link(core, 0, "router-0", linked))
         try:

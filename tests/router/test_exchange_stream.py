@@ -16,7 +16,7 @@ from tests.toys import Counting
 
 
 async def test_events_that_come_right_after_the_open_do_not_overtake_those_held_for_it() -> None:
-    core = RoutingCore(build_ring(["worker-0"]), {"worker-0": "127.0.0.1:1"}, 100, 10, lambda: 5)
+    core = RoutingCore(build_ring({"worker-0": 1}), {"worker-0": "127.0.0.1:1"}, 100, 10, lambda: 5)
     opened = worker_pb2.LinkOpened(worker="worker-0", model=describe(Counting()))
     outbox = core.link_opened(0, opened, lambda: None)
     stream = ExchangeStream(core, ExchangeOpen(), RouterSettings())
