@@ -50,9 +50,9 @@ class Refused(EvercurrentError):
         self.rejection = rejection
 
 
-def rejection(reason: pb.Reason, field: str, message: str, retry_after_ms: int = 0) -> pb.Rejection:
+def rejection(reason: pb.Reason, field: str, message: str, retry_after_ms: int = 0, owner: str = "") -> pb.Rejection:
     """The wire form of a refusal."""
-    return pb.Rejection(reason=reason, field=field, message=message, retry_after_ms=retry_after_ms)
+    return pb.Rejection(reason=reason, field=field, message=message, retry_after_ms=retry_after_ms, owner=owner)
 
 
 def refused(reason: pb.Reason, field: str, message: str, retry_after_ms: int = 0) -> Refused:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Sequence
+from typing import Protocol
 
 import grpc
 import grpc.aio
@@ -30,16 +31,29 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
 ]
 
 
-HealthServicer = health.aio.HealthServicer
+class Health(Protocol):
+    """What a server says of itself (grpc.health.v1)."""
+
+    async def set(self, service: str, status: int) -> None:
+        """How a service is."""
+
+    async def enter_graceful_shutdown(self) -> None:
+        """No service takes anybody new, from now on."""
+
+
+def new_health() -> Health:
+    """Health of which nothing is known yet."""
+    servicer: Health = health.aio.HealthServicer()
+    return servicer
 
 
 async def new_server(
-    handlers: Sequence[grpc.GenericRpcHandler], services: Sequence[str], servicer: HealthServicer | None = None
+    handlers: Sequence[grpc.GenericRpcHandler], services: Sequence[str], servicer: Health | None = None
 ) -> grpc.aio.Server:
     """A server with these handlers, health (all services SERVING, told by `servicer`) and reflection."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
     server.add_generic_rpc_handlers(tuple(handlers))
-    servicer = servicer or HealthServicer()
+    servicer = servicer or new_health()
     for name in ("", *services):
         await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)

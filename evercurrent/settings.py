@@ -144,6 +144,10 @@ class WorkerSettings(_Values):
     event_log: bool = Field(
         default=False, description="true: log observations, predictions and losses in the store, as Parquet."
     )
+    weight: Count = Field(default=1, description="Its share of the users, beside the weights of the other workers.")
+    drain_timeout_s: Count = Field(
+        default=20, description="Seconds that other workers may take to take its users over when it stops."
+    )
     stop_timeout_s: Count = Field(default=10, description="Seconds that the last writes of a clean stop may take.")
     batch_max: Count = Field(default=1024, description="Users in one step.")
     link_in_flight_max: Count = Field(

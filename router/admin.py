@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from evercurrent.v1 import admin_pb2
 from evercurrent.errors import refused
+from evercurrent.v1 import admin_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from router.core import RETRY_AFTER_MS, Link, RoutingCore
 from router.requests import check_namespace, check_user_id
@@ -28,9 +28,7 @@ class Admin:
         response = admin_pb2.GetRingResponse(digest=ring.digest, num_slots=len(ring.owners), slots=ring.owners.tolist())
         for name, weight, num_slots in zip(ring.names, ring.weights, ring.loads().tolist(), strict=True):
             link = self._core.links.get(self._core.link_named(name))
-            response.members.add(
-                name=name, address=link.address if link else "", num_slots=num_slots, weight=weight
-            )
+            response.members.add(name=name, address=link.address if link else "", num_slots=num_slots, weight=weight)
         if request.user_id:
             check_user_id(request.user_id, "user_id")
             check_namespace(request.namespace, "namespace")

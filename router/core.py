@@ -422,8 +422,7 @@ class RoutingCore:
         nobody is told."""
         sessions = self.sessions
         sessions.feed[sid] = NOBODY
-        state = sessions.state.item(sid)
-        if state in (SETTLING, CLOSING):
+        if sessions.state[sid] == CLOSING:
             return
         if self._lingers(sid):
             sessions.state[sid] = SETTLING

@@ -1,8 +1,8 @@
 """Sessions on their way to a worker: what is held for them, and what is sent when one serves them. Pure.
 
 A session moves when its worker gave it up or was lost, or when the worker that was asked cannot serve it yet. What is
-sent for it meanwhile is held. Whoever serves it then says how far it is: what it lacks is sent again, also what had been
-answered before; those answers are for nobody (*muted*).
+sent for it meanwhile is held. Whoever serves it then says how far it is: what it lacks is sent again, also what had
+been answered before; those answers are for nobody (*muted*).
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class Moves:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a worker is to be sent. The first `num_muted` results are for nobody; `missing` are the first and last seq of
-    those that it lacks and that are not here any more."""
+    """What a worker is to be sent. The first `num_muted` results are for nobody; `missing` are the first and last seq
+    of those that it lacks and that are not here any more."""
 
     kept: Kept
     num_muted: int

@@ -9,7 +9,6 @@ the worker die before they are durable, they are lost.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -88,7 +87,7 @@ class ReplayLog:
         self._marks.clear()
 
     def add(self, raw: bytes, last_ordinal: int, num_events: int = 1, refusal: pb.Rejection | None = None) -> None:
-        """Keep events of one session with consecutive ordinals; a refusal belongs to the single event of kind REFUSED."""
+        """Keep events of one session with consecutive ordinals; a refusal belongs to a single event of kind REFUSED."""
         if num_events == 1:
             self._ordinals.append(_ORDINAL.pack(last_ordinal))
         else:
@@ -116,7 +115,7 @@ class ReplayLog:
         self._marks_of(sid).void[seq] = self._sessions.num_answered.item(sid)
 
     def expired(self, sid: int, seq: int) -> None:
-        """This event consumed its seq without effect, for its time was over; it must have none when it is sent again."""
+        """This event consumed its seq without effect, as its time was over; it must have none when it is sent again."""
         self._marks_of(sid).expired.add(seq)
 
     def take(self, sids: NDArray[np.int64]) -> dict[int, Kept]:
@@ -175,9 +174,7 @@ class ReplayLog:
                 self._give_up()
 
     def _is_over(self, num_events: int) -> bool:
-        return (
-            num_events > self._events_max or num_events * (self._dtype.itemsize + _ORDINAL.size) > self._bytes_max
-        )
+        return num_events > self._events_max or num_events * (self._dtype.itemsize + _ORDINAL.size) > self._bytes_max
 
     def _give_up(self) -> None:
         """Give up the oldest that are answered."""
@@ -196,7 +193,9 @@ class ReplayLog:
         sessions = self._sessions
         kinds = records["kind"]
         consumes = (kinds != EVENT_KIND_QUERY) & (kinds != EVENT_KIND_CLOSE)
-        is_needed = (ordinals > sessions.num_answered[sids]) | (consumes & (records["seq"] > sessions.durable_seq[sids]))
+        is_needed = (ordinals > sessions.num_answered[sids]) | (
+            consumes & (records["seq"] > sessions.durable_seq[sids])
+        )
         is_needed &= ordinals > sessions.base[sids]
         return records[is_needed], ordinals[is_needed]
 

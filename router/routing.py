@@ -1,9 +1,9 @@
 """One router at work: the core, who its workers are, a link to each, the ring. The router process puts a gRPC server
 around it, the SDK embeds it.
 
-Workers come and go by what the source lists and by their links; each change gives a new ring, built off the loop. Until
-the first ring there is nobody to send users to, and it waits a moment for all that are listed: or the first worker to be
-linked would claim every slot, only to give most of them away again.
+Workers come and go by what the source lists and by their links; each change gives a new ring, built off the loop.
+Until the first ring there is nobody to send users to, and it waits a moment for all that are listed: or the first
+worker to be linked would claim every slot, only to give most of them away again.
 """
 
 from __future__ import annotations

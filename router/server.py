@@ -14,7 +14,7 @@ from contextlib import suppress
 
 import grpc.aio
 
-from evercurrent.serving import HealthServicer, bind, new_server, stop_signal
+from evercurrent.serving import Health, bind, new_health, new_server, stop_signal
 from evercurrent.settings import RouterSettings
 from router.core import RoutingCore
 from router.discovery import make_source
@@ -36,10 +36,8 @@ async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
         ValueError: there are no workers.
     """
     stop = stop_signal()
-    routing = Routing(
-        make_source(settings), settings.name, bounds_of(settings), settings.link_silence_ms / 1000
-    )
-    health = HealthServicer()
+    routing = Routing(make_source(settings), settings.name, bounds_of(settings), settings.link_silence_ms / 1000)
+    health = new_health()
     handlers = [session_handler(routing.core, settings), admin_handler(routing.core, settings.name)]
     server = await new_server(handlers, [SESSION_SERVICE, ADMIN_SERVICE], health)
     address = bind(server, settings.address)
@@ -59,7 +57,7 @@ async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
     logger.info("router stopped")
 
 
-async def drain(server: grpc.aio.Server, health: HealthServicer, core: RoutingCore, timeout_s: float) -> None:
+async def drain(server: grpc.aio.Server, health: Health, core: RoutingCore, timeout_s: float) -> None:
     """Let the clients go, and stop."""
     await health.enter_graceful_shutdown()
     stopping = asyncio.create_task(server.stop(grace=timeout_s + STOP_GRACE_S))

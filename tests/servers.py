@@ -13,14 +13,14 @@ import grpc.aio
 
 from evercurrent.model import Model
 from evercurrent.serving import bind, new_server
-from evercurrent.settings import RouterSettings
+from evercurrent.settings import Member, RouterSettings
+from evercurrent.slots import slot_of, user_key
 from evercurrent.v1 import admin_pb2, admin_pb2_grpc, session_pb2_grpc
 from persistence.memory import MemoryStore
 from persistence.store import ObjectStore
 from router.core import RoutingCore
-from router.link import keep_link
-from router.ring import build_ring
-from router.server import monotonic_us
+from router.discovery import Source, StaticSource
+from router.routing import Routing, bounds_of, monotonic_us
 from router.service import ADMIN_SERVICE, SESSION_SERVICE, admin_handler, session_handler
 from tests.toys import Counting
 from worker.engine import Clock, Engine
@@ -29,6 +29,9 @@ from worker.link import SERVICE, WorkerService
 from worker.server import EMBEDDED_TIMING
 
 RESIDENTS_MAX = 5000
+
+LINK_SILENCE_S = 60.0
+"""No test is about a machine that is slow."""
 
 
 @dataclass
@@ -55,7 +58,13 @@ class Service:
 
     def engine_of(self, user_id: str, namespace: str = "") -> Engine:
         """The engine that has a user."""
-        return self.workers[self.core.ring.names[self.core.worker_of(namespace, user_id)[1]]].incarnation.engine
+        return self.workers[self.name_of(user_id, namespace)].incarnation.engine
+
+    def name_of(self, user_id: str, namespace: str = "") -> str:
+        """The worker that the ring gives a user."""
+        ring = self.core.ring
+        assert ring is not None, "the ring stands"
+        return ring.names[int(ring.owners[slot_of(user_key(namespace, user_id))])]
 
     @property
     def engines(self) -> list[Engine]:
@@ -71,7 +80,7 @@ class Service:
     def user_of_worker(self, name: str, prefix: str = "user") -> str:
         """A user whom this worker serves."""
         number = 0
-        while self.core.ring.names[self.core.worker_of("", f"{prefix}-{number}")[1]] != name:
+        while self.name_of(f"{prefix}-{number}") != name:
             number += 1
         return f"{prefix}-{number}"
 
@@ -152,27 +161,22 @@ async def running_worker(
 
 @asynccontextmanager
 async def running_router(
-    addresses: dict[str, str], settings: RouterSettings, wait_linked: bool = True
-) -> AsyncIterator[tuple[str, RoutingCore]]:
-    """A router, that has reached its workers if not told otherwise; its address and its core."""
-    core = RoutingCore(
-        build_ring(dict.fromkeys(addresses, 1)),
-        addresses,
-        settings.in_flight_link_max,
-        settings.in_flight_session_max,
-        monotonic_us,
-    )
-    server = await new_server([session_handler(core, settings), admin_handler(core)], [SESSION_SERVICE, ADMIN_SERVICE])
+    addresses: dict[str, str], settings: RouterSettings, wait_linked: bool = True, source: Source | None = None
+) -> AsyncIterator[tuple[str, Routing]]:
+    """A router, that sends users to all of its workers if not told otherwise; its address."""
+    members = [Member(name=name, address=address) for name, address in addresses.items()]
+    routing = Routing(source or StaticSource(members), settings.name, bounds_of(settings), LINK_SILENCE_S)
+    handlers = [session_handler(routing.core, settings), admin_handler(routing.core, settings.name)]
+    server = await new_server(handlers, [SESSION_SERVICE, ADMIN_SERVICE])
     bound = bind(server, "127.0.0.1:0")
     await server.start()
-    linked = [asyncio.Event() for _ in core.links]
-    async with running(*(keep_link(core, worker, settings.name, event) for worker, event in enumerate(linked))):
+    async with running(routing.run()):
         try:
-            for event in linked if wait_linked else ():
-                await event.wait()
-            yield bound, core
+            if wait_linked:
+                await routing.ready.wait()
+            yield bound, routing
         finally:
-            core.stop()
+            routing.core.stop()
             await server.stop(grace=None)
 
 
@@ -197,6 +201,6 @@ async def running_service(
                 )
             )
         addresses = {name: worker.address for name, worker in workers.items()}
-        address, core = await stack.enter_async_context(running_router(addresses, settings or RouterSettings()))
+        address, routing = await stack.enter_async_context(running_router(addresses, settings or RouterSettings()))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
-        yield Service(address, core, workers, channel)
+        yield Service(address, routing.core, workers, channel)

@@ -8,7 +8,8 @@ are in: who came with it can leave again where not all fit.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -37,8 +38,8 @@ from worker.flows import (
     together,
 )
 from worker.journal import Journal
-from worker.owner import Owner
-from worker.reading import is_silent, read_journal, seal
+from worker.owner import Owner, stopping
+from worker.reading import Silence, read_journal, seal
 from worker.residency import Residency, refusal_of
 from worker.residents import Indices, Residents
 from worker.slots import FREE, SERVING, STANDING, TAKING, Attempt, Read, Slots, mask_of
@@ -53,6 +54,14 @@ S = TypeVar("S", Indices, list[int], Sequence[Read], list[tuple[int, Attempt]])
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Slots that were asked for and not handed over: `not_held` never were or are no more, `kept` are served on."""
+
+    not_held: frozenset[int]
+    kept: frozenset[int]
+
+
 class Claims:
     """Slots in and out. `settled` is pulsed when no attempt is left."""
 
@@ -64,6 +73,9 @@ class Claims:
         self._journal = journal
         self._residency = residency
         self._wanted: list[int] = []
+        self._assigned: dict[int, frozenset[int]] = {}
+        self._hurried = set[int]()
+        self._asked_again = set[int]()
         self._reads: dict[str, list[Read]] = {}
         self._confirmed = set[int]()
         self._is_confirming = False
@@ -73,15 +85,25 @@ class Claims:
     def want(self, slots: Iterable[int]) -> None:
         """Claim those of these slots that are FREE."""
         wanted = [slot for slot in slots if self._slots.state[slot] == FREE]
-        if wanted and not self._me.is_closing:
+        if wanted and not self._me.is_draining:
             self._slots.state[wanted] = TAKING
             if not self._wanted:
                 self._me.start(self._take())
             self._wanted += wanted
 
-    def want_stored(self, slots: Iterable[int]) -> None:
-        """Claim those of these slots that have a record: somebody's users are there."""
-        self._me.start(self._want_stored(frozenset(slots)))
+    def assign(self, link: int, slots: Iterable[int]) -> None:
+        """A router sends the users of these slots here, and of no others: claim those of them that have a record, since
+        somebody's users are there."""
+        self._assigned[link] = frozenset(slots)
+        self._me.start(self._want_stored(self._assigned[link]))
+
+    def unassign(self, link: int) -> None:
+        """A router is gone."""
+        self._assigned.pop(link, None)
+
+    def hurry(self, slot: int) -> None:
+        """Somebody waits for a user of a slot that is being taken: ask for it before others."""
+        self._hurried.add(slot)
 
     def _want_stored(self, slots: frozenset[int]) -> Flow[None]:
         keys = yield from insist(ListKeys(SLOTS_PREFIX))
@@ -138,18 +160,49 @@ class Claims:
             Refused: REASON_NOT_OWNER, the owner lives and cannot be reached.
             StoreError: its journal cannot be closed.
         """
-        for reads in _parts(list(left.values()), SLOTS_AT_ONCE):
+        silence = Silence(owner, self._me.clock_us)
+        self._me.start(silence.look())
+        asked = set[int]()
+        while reads := self._next_to_ask(left, asked):
             address = reads[0].record.address if reads[0].record else ""
             answer = yield AskRelease(owner, address, {read.slot: read.claim for read in reads})
             if not isinstance(answer, Released):
                 break
-            yield from self._bring_in(left, [read for read in reads if read.slot not in answer.not_held], answer.rows)
+            asked.update(read.slot for read in reads)
+            self._leave_kept(owner, left, answer.kept)
+            given = [read for read in reads if read.slot not in answer.not_held | answer.kept]
+            yield from self._bring_in(left, given, answer.rows)
         else:
             return
-        if not isinstance(answer, Dead) and not (yield from is_silent(owner, self._me.timing.dead_after_us)):
-            text = f"{owner.partition('/')[0]} owns the user and cannot be reached"
-            raise Refused(rejection(pb.REASON_NOT_OWNER, "", text, 500))
+        name = owner.partition("/")[0]
+        if not isinstance(answer, Dead) and not (yield from silence.lasts(self._me.timing.dead_after_us)):
+            text = f"{name} owns the user and cannot be reached"
+            raise Refused(rejection(pb.REASON_NOT_OWNER, "", text, 500, owner=name))
         yield from seal(owner)
+
+    def _next_to_ask(self, left: Mapping[int, Read], asked: Collection[int]) -> list[Read]:
+        """Some slots that were not asked for yet, first those that somebody waits for."""
+        waiting = [read for slot, read in left.items() if slot not in asked]
+        waiting.sort(key=lambda read: read.slot not in self._hurried)
+        return waiting[:SLOTS_AT_ONCE]
+
+    def _leave_kept(self, owner: str, left: dict[int, Read], kept: Collection[int]) -> None:
+        """The owner goes on serving these slots: who waits for their users is sent there. They are asked for once more
+        when it has had them for long enough, if routers still send them here."""
+        if not kept:
+            return
+        name = owner.partition("/")[0]
+        for slot in kept:
+            del left[slot]
+        self._refuse(list(kept), rejection(pb.REASON_NOT_OWNER, "", f"{name} owns the user", 50, owner=name))
+        if not self._me.is_draining:
+            self._me.start(self._want_again(frozenset(kept) - self._asked_again))
+            self._asked_again.update(kept)
+
+    def _want_again(self, slots: frozenset[int]) -> Flow[None]:
+        yield Wait(Signal(), self._me.timing.hold_us)
+        self._asked_again -= slots
+        self.want([slot for slot in slots if any(slot in assigned for assigned in self._assigned.values())])
 
     def _journaled_rows(self, owner: str, left: Mapping[int, Read]) -> Flow[Rows]:
         """The rows of slots in their owner's journal, which no longer changes them."""
@@ -193,6 +246,8 @@ class Claims:
         """All rows of these slots are in. Some at a time: many users may wait for them."""
         for part in _parts(slots, TOGETHER_MAX):
             self._slots.state[part] = SERVING
+            self._slots.served_us[part] = self._me.clock_us()
+            self._hurried.difference_update(part)
             self._me.tell.slots_ready(part)
             self._journal.note_change()
             self._journal.quick.set()
@@ -202,7 +257,7 @@ class Claims:
     def _give_up(self, slots: list[int]) -> None:
         why = rejection(pb.REASON_OVERLOADED, "", "there is no room for the users of this slot", 1000)
         if self._me.is_closing:
-            why = rejection(pb.REASON_UNAVAILABLE, "", "the worker is stopping", 500)
+            why = stopping()
         self._slots.leave(slots)
         self._me.tell.slots_refused(slots, why)
         self._drop_soon(slots)
@@ -210,6 +265,7 @@ class Claims:
     def _refuse(self, slots: list[int], why: pb.Rejection) -> None:
         if slots:
             self._slots.state[slots] = FREE
+            self._hurried.difference_update(slots)
             self._me.tell.slots_refused(slots, why)
 
     # --- claiming -----------------------------------------------------------------------------------------------
@@ -292,19 +348,27 @@ class Claims:
             return
         logger.info("claim lost slot=%d owner=%s", slot, owner)
         self._slots.leave([slot])
-        why = rejection(pb.REASON_NOT_OWNER, "", f"{owner.partition('/')[0]} owns the user now", 100)
+        name = owner.partition("/")[0]
+        why = rejection(pb.REASON_NOT_OWNER, "", f"{name} owns the user now", 100, owner=name)
         self._me.tell.slots_lost(mask_of([slot]), why)
         self._drop_soon([slot])
 
     # --- leaving ------------------------------------------------------------------------------------------------
 
-    def release(self, claims: dict[int, int]) -> Flow[frozenset[int]]:
-        """Stop serving slots for good and hand their rows over, in parts; returns those not held.
+    def release(self, claims: dict[int, int]) -> Flow[Left]:
+        """Stop serving slots for good and hand their rows over, in parts, but for those that were claimed a moment ago:
+        or two routers that disagree would have them move to and fro.
 
         A claim that is not held here is never served again, and its rows are in the journal when this returns. It is to
         be driven to its end, whether or not anybody still takes the rows.
         """
         held = [slot for slot, claim in claims.items() if self._slots.holds(slot, claim)]
+        not_held = frozenset(claims) - frozenset(held)
+        kept = frozenset[int]()
+        if not self._me.is_draining:
+            kept_from_us = self._me.clock_us() - self._me.timing.hold_us
+            kept = frozenset(slot for slot in held if self._slots.served_us[slot] > kept_from_us)
+            held = [slot for slot in held if slot not in kept]
         if held:
             self._slots.leave(held)
             self._slots.retained.update((slot, claims[slot]) for slot in held)
@@ -314,10 +378,10 @@ class Claims:
                 yield HandOver(self._residents.gather(self._still(part), self._slots.claims)[0])
                 self._residents.drop_rows(self._still(part))
             self._slots.free(held)
-        not_held = frozenset(claims) - frozenset(held)
+            self._me.released.pulse()
         if not_held:
             yield from self._journal.await_landing()
-        return not_held
+        return Left(not_held, kept)
 
     def _drop_soon(self, slots: Sequence[int]) -> None:
         """Have the rows of slots that are served no more go."""

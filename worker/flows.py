@@ -82,10 +82,12 @@ class AskRelease:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """What the owner handed over; `not_held` are the slots whose rows are in its journal."""
+    """What the owner handed over; `not_held` are the slots whose rows are in its journal, `kept` those that it claimed
+    a moment ago and goes on serving."""
 
     rows: list[Rows]
     not_held: frozenset[int]
+    kept: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -27,7 +28,8 @@ from worker.ownership import Ownership, Timing
 from worker.peers import WorkerPeers
 from worker.residents import Residents
 
-STATUS_INTERVAL_S = 1.0
+STATUS_INTERVAL_S = 0.2
+"""Routers take a link that is silent for three times as long for lost."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,8 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What an incarnation is made of. `address` is where other workers reach it; `has_store`: the store outlives the
-    process; `stop_timeout_s` bounds the writes of a clean stop."""
+    process; `weight` is its share of the users; `drain_timeout_s` bounds how long others may take to take its slots
+    over before a clean stop, `stop_timeout_s` the writes of one."""
 
     worker: str
     address: str
@@ -45,6 +48,8 @@ class Plan:
     has_store: bool = True
     has_event_log: bool = False
     stop_timeout_s: float = 10.0
+    drain_timeout_s: float = 20.0
+    weight: int = 1
 
 
 class _Over(Exception):
@@ -79,7 +84,12 @@ class Incarnation:
         if plan.has_event_log:
             self.log = EventLog(store, self.name, self.engine.layout, model.name, time.monotonic)
             self.engine.log = self.log.add
+        self.weight = plan.weight
         self._stop_timeout_s = plan.stop_timeout_s
+        self._drain_timeout_s = plan.drain_timeout_s
+        self._is_draining = False
+        self._undecided: set[int] = set()
+        self._nobody_takes_over = asyncio.Event()
         self._over = asyncio.Event()
 
     async def live(self, stop: asyncio.Event) -> None:
@@ -112,6 +122,40 @@ class Incarnation:
         for results in self.engine.step():
             self.outboxes.put_results(results)
 
+    def told_slots(self, link: int, slots: Sequence[int]) -> None:
+        """A router sends the users of these slots here, from now on."""
+        if not self._is_draining:
+            self.ownership.assign(link, slots)
+        elif link in self._undecided:
+            self._undecided.discard(link)
+            if slots:
+                # It has nobody else: what is left of its users waits for this worker to come back.
+                self._nobody_takes_over.set()
+
+    def link_closed(self, link: int) -> None:
+        """A router is gone."""
+        self.ownership.unassign(link)
+        self._undecided.discard(link)
+        if self._is_draining and not self.outboxes.links:
+            self._nobody_takes_over.set()
+
+    async def _drain(self) -> None:
+        """Let other workers take the slots over, as routers have them do."""
+        self._is_draining = True
+        self._undecided = set(self.outboxes.links)
+        if not self._undecided or not self.has_store:
+            return
+        self._put_status()
+        draining = self.acting.beside(self.acting.drive(self.ownership.drain()))
+        alone = asyncio.create_task(self._nobody_takes_over.wait())
+        try:
+            await asyncio.wait((draining, alone), timeout=self._drain_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            alone.cancel()
+        if not draining.done():
+            logger.warning("stopping with slots that nobody took over slots=%d", self.ownership.num_served)
+            draining.cancel()
+
     async def _step_on(self) -> None:
         """Step while anything waits, for ever. Between steps the loop reads and writes: a batch is what came then."""
         while True:
@@ -123,19 +167,24 @@ class Incarnation:
 
     async def _tell_status(self) -> None:
         while True:
-            self.outboxes.put_status(
-                worker_pb2.WorkerStatus(
-                    residents=len(self.residents.slab),
-                    updates_at_risk=self.residents.num_at_risk,
-                    owned_slots=self.ownership.num_served,
-                    segments=self.ownership.landed,
-                    events_dropped=0 if self.log is None else self.log.num_dropped,
-                )
-            )
+            self._put_status()
             await asyncio.sleep(STATUS_INTERVAL_S)
+
+    def _put_status(self) -> None:
+        self.outboxes.put_status(
+            worker_pb2.WorkerStatus(
+                residents=len(self.residents.slab),
+                updates_at_risk=self.residents.num_at_risk,
+                owned_slots=self.ownership.num_served,
+                segments=self.ownership.landed,
+                events_dropped=0 if self.log is None else self.log.num_dropped,
+                draining=self._is_draining,
+            )
+        )
 
     async def _end_after(self, stop: asyncio.Event) -> None:
         await stop.wait()
+        await self._drain()
         self.leaving.set()
         try:
             async with asyncio.timeout(self._stop_timeout_s):

@@ -85,7 +85,11 @@ class WorkerService:
         except Refused as error:
             await abort(context, error.rejection)
         opened = worker_pb2.LinkOpened(
-            worker=self._worker, incarnation=incarnation.name, model=self._model, has_store=incarnation.has_store
+            worker=self._worker,
+            incarnation=incarnation.name,
+            model=self._model,
+            has_store=incarnation.has_store,
+            weight=incarnation.weight,
         )
         await context.write(worker_pb2.LinkResponse(opened=opened))
         link = incarnation.engine.open_link()
@@ -103,6 +107,7 @@ class WorkerService:
         finally:
             incarnation.outboxes.remove(link)
             incarnation.engine.close_link(link)
+            incarnation.link_closed(link)
             incarnation.outboxes.filled()
             logger.info("link closed router=%s link=%d", opening.router, link)
 
@@ -113,7 +118,7 @@ class WorkerService:
                 raise refused(pb.REASON_PROTOCOL, "request", "expected a frame")
             frame = message.frame
             if frame.HasField("slots"):
-                incarnation.ownership.want_stored(_checked_slots(frame.slots))
+                incarnation.told_slots(link, _checked_slots(frame.slots))
             for tag_open in frame.opens:
                 opened = engine.open(link, tag_open, user_key(tag_open.namespace, tag_open.user_id))
                 if opened is not None:

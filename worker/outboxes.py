@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from evercurrent.v1 import worker_pb2
@@ -127,6 +127,11 @@ class Outboxes:
         del self._boxes[link]
         if not self._boxes:
             self._empty.set()
+
+    @property
+    def links(self) -> Collection[int]:
+        """The links that are open."""
+        return self._boxes.keys()
 
     async def all_gone(self) -> None:
         """Wait until there is no link."""

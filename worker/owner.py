@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
-from evercurrent.errors import EvercurrentError
+from evercurrent.errors import EvercurrentError, rejection
 from evercurrent.v1 import observation_pb2 as pb
-from worker.flows import Flow
+from worker.flows import Flow, Signal
 from worker.residents import Indices, Mask
 
 
@@ -44,12 +44,13 @@ class Users(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How often the journal is written, when a silent owner counts as dead, how often dead journals are looked for;
-    microseconds."""
+    """How often the journal is written, when a silent owner counts as dead, how often dead journals are looked for, how
+    long a slot is kept that was just claimed, whoever asks for it; microseconds."""
 
     journal_interval_us: int
     dead_after_us: int
     sweep_interval_us: int = 300_000_000
+    hold_us: int = 2_000_000
 
     @property
     def heartbeat_us(self) -> int:
@@ -57,9 +58,14 @@ class Timing:
         return self.dead_after_us // 4
 
 
+def stopping() -> pb.Rejection:
+    """Why a worker that is about to stop serves nobody new."""
+    return rejection(pb.REASON_NOT_OWNER, "", "the worker is stopping", 100)
+
+
 @dataclass(slots=True, eq=False)
 class Owner:
-    """`start` has a flow driven beside the others."""
+    """`start` has a flow driven beside the others. `released` is pulsed when slots were given away."""
 
     name: str
     address: str
@@ -69,6 +75,8 @@ class Owner:
     random: Random
     start: Callable[[Flow[None]], None]
     users: Users | None = None
+    released: Signal = field(default_factory=Signal)
+    is_draining: bool = False
     is_closing: bool = False
 
     @property

@@ -12,10 +12,10 @@ from random import Random
 from evercurrent.errors import Refused, rejection
 from evercurrent.v1 import observation_pb2 as pb
 from persistence.rows import U64
-from worker.claims import Claims
-from worker.flows import Flow
+from worker.claims import Claims, Left
+from worker.flows import Flow, Wait
 from worker.journal import Journal
-from worker.owner import Fenced, Owner, Timing, Users
+from worker.owner import Fenced, Owner, Timing, Users, stopping
 from worker.residency import Residency
 from worker.residents import Residents, States
 from worker.slots import FREE, RELEASING, SERVING, STANDING, TAKING, Slots
@@ -96,14 +96,18 @@ class Ownership:
         """The row of a user, or None: `users` will be told when to seek again.
 
         Raises:
-            Refused: REASON_UNAVAILABLE, stopping; REASON_NOT_OWNER, the slot is being given away.
+            Refused: REASON_NOT_OWNER, the worker is stopping, or the slot is being given away.
         """
         if self._me.is_closing:
-            raise Refused(rejection(pb.REASON_UNAVAILABLE, "", "the worker is stopping", 500))
+            raise Refused(stopping())
         if self.serves(slot):
             return self._residency.seek(user, slot)
         if self.state.item(slot) == RELEASING:
             raise Refused(rejection(pb.REASON_NOT_OWNER, "", "the user moves to another worker", 100))
+        if self.state.item(slot) == TAKING:
+            self._claims.hurry(slot)
+        elif self._me.is_draining:
+            raise Refused(stopping())
         self.want([slot])
         return None
 
@@ -111,17 +115,28 @@ class Ownership:
         """Claim those of these slots that are FREE."""
         self._claims.want(slots)
 
-    def want_stored(self, slots: Iterable[int]) -> None:
-        """Claim those of these slots that have a record: somebody's users are there."""
-        self._claims.want_stored(slots)
+    def assign(self, link: int, slots: Iterable[int]) -> None:
+        """A router sends the users of these slots here, and of no others: claim those of them that have a record, since
+        somebody's users are there."""
+        self._claims.assign(link, slots)
 
-    def release(self, claims: dict[int, int]) -> Flow[frozenset[int]]:
-        """Stop serving slots for good and hand their rows over, in parts; returns those not held.
+    def unassign(self, link: int) -> None:
+        """A router is gone."""
+        self._claims.unassign(link)
+
+    def release(self, claims: dict[int, int]) -> Flow[Left]:
+        """Stop serving slots for good and hand their rows over, in parts; returns those that were not.
 
         A claim that is not held here is never served again, and its rows are in the journal when this returns. It is to
         be driven to its end, whether or not anybody still takes the rows.
         """
         return self._claims.release(claims)
+
+    def drain(self) -> Flow[None]:
+        """Claim nothing more, give away whatever is asked for, and wait until no slot is left."""
+        self._me.is_draining = True
+        while self.owns:
+            yield Wait(self._me.released)
 
     def journal(self) -> Flow[None]:
         """Write segments while there is anything to say, for ever. Ends when this incarnation is fenced or closed."""
@@ -133,7 +148,7 @@ class Ownership:
 
     def close(self) -> Flow[None]:
         """Write what is needed and seal our own journal: whoever comes next need not wait for our death."""
-        self._me.is_closing = True
+        self._me.is_draining = self._me.is_closing = True
         return self._journal.close(self._claims.settled)
 
     def evict_soon(self) -> None:

@@ -21,6 +21,7 @@ from evercurrent.v1.storage_pb2 import SegmentFooter
 from persistence.errors import SchemaMismatch
 from persistence.rows import Rows
 from persistence.segment import HANDED_OVER, SegmentWriter, read_segment
+from worker.claims import Left
 from worker.flows import AskRelease, Dead, Released, Unreachable
 
 MESSAGE_BYTES_MAX = 1 << 20
@@ -59,12 +60,14 @@ class WorkerPeers:
     async def _receive(self, call: grpc.aio.UnaryStreamCall) -> Released | Unreachable:
         rows: list[Rows] = []
         not_held: set[int] = set()
+        kept: set[int] = set()
         while True:
             async with asyncio.timeout(self._silence_s):
                 response = await call.read()
             if response is grpc.aio.EOF:
                 return Unreachable()
             not_held.update(response.not_held)
+            kept.update(response.kept)
             if response.rows:
                 segment = await asyncio.to_thread(read_segment, response.rows)
                 if segment.footer.model != self._model:
@@ -73,7 +76,7 @@ class WorkerPeers:
                     return Unreachable()
                 rows.append(segment.rows)
             if response.complete:
-                return Released(rows, frozenset(not_held))
+                return Released(rows, frozenset(not_held), frozenset(kept))
 
     async def _refuses(self, address: str) -> bool:
         """Whether nobody listens there: then the owner is dead, and not merely out of reach."""
@@ -101,11 +104,13 @@ class HandingOver:
         self._room = asyncio.Semaphore(1)
         self._is_gone = False
 
-    async def run(self, release: Callable[[HandOverRows], Awaitable[frozenset[int]]]) -> None:
+    async def run(self, release: Callable[[HandOverRows], Awaitable[Left]]) -> None:
         """Have slots released, to the end whoever still asks for them."""
         try:
-            not_held = await release(self._take)
-            self._messages.put_nowait(worker_pb2.ReleaseResponse(not_held=sorted(not_held), complete=True))
+            left = await release(self._take)
+            self._messages.put_nowait(
+                worker_pb2.ReleaseResponse(not_held=sorted(left.not_held), kept=sorted(left.kept), complete=True)
+            )
         finally:
             self._messages.put_nowait(None)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +19,9 @@ from worker.flows import Flow, Get, ListKeys, Offload, PutIfAbsent, ReadSegment,
 
 SEGMENTS_AT_ONCE = 8
 """Segments that are held in memory while a journal is read."""
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,12 +109,31 @@ def _read_all(reader: JournalReader, keys: Sequence[str]) -> Flow[bool]:
     return True
 
 
-def is_silent(incarnation: str, dead_after_us: int) -> Flow[bool]:
-    """Whether a journal does not grow for `dead_after` by our own clock."""
-    before = yield from _segments_of(incarnation)
-    yield Wait(Signal(), dead_after_us)
-    after = yield from _segments_of(incarnation)
-    return before[-1:] == after[-1:]
+class Silence:
+    """Whether a journal grows, by our own clock. `look` may be driven beside what else is tried of its owner."""
+
+    def __init__(self, incarnation: str, clock_us: Callable[[], int]) -> None:
+        self._incarnation = incarnation
+        self._clock_us = clock_us
+        self._seen: list[str] | None = None
+        self._seen_us = 0
+
+    def look(self) -> Flow[None]:
+        """See how far it is now, unless the store fails."""
+        try:
+            self._seen = (yield from _segments_of(self._incarnation))[-1:]
+        except StoreError as error:
+            logger.warning("the journal cannot be listed journal=%s: %s", self._incarnation, error)
+        self._seen_us = self._clock_us()
+
+    def lasts(self, dead_after_us: int) -> Flow[bool]:
+        """Whether it has not grown since it was seen, nor does until that is so long ago. Raises StoreError."""
+        if self._seen is None:
+            self._seen = (yield from _segments_of(self._incarnation))[-1:]
+            self._seen_us = self._clock_us()
+        if (left_us := self._seen_us + dead_after_us - self._clock_us()) > 0:
+            yield Wait(Signal(), left_us)
+        return (yield from _segments_of(self._incarnation))[-1:] == self._seen
 
 
 def seal(incarnation: str) -> Flow[None]:

@@ -99,6 +99,8 @@ async def serve(settings: WorkerSettings, model: Model, ready: Callable[[str], N
             has_store=not isinstance(parse_url(settings.store), MemoryTarget),
             has_event_log=settings.event_log,
             stop_timeout_s=settings.stop_timeout_s,
+            drain_timeout_s=settings.drain_timeout_s,
+            weight=settings.weight,
         )
         service = WorkerService(
             lambda: Incarnation(plan, model, store, monotonic_us),

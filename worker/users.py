@@ -80,7 +80,7 @@ async def forget_state(incarnation: Incarnation, user: str, slot: int) -> worker
         version = slab.version.item(row)
         is_new = not sessions and np.array_equal(slab.state[row], slab.state[INITIAL_ROW])
         facts = worker_pb2.ForgetStateResponse(version=0 if is_new else version, sessions=len(sessions))
-        incarnation.engine.end_user(row, rejection(pb.REASON_NOT_OWNER, "user_id", "the user was forgotten"))
+        incarnation.engine.end_user(row, rejection(pb.REASON_SESSION_FORGOTTEN, "user_id", "the user was forgotten"))
         # One who was forgotten before and only looked for now is here with a name: that goes again.
         return facts, incarnation.ownership.forget(row) if version or sessions else None
 

@@ -18,10 +18,9 @@ from evercurrent.cli.cluster import Cluster, run_cluster
 from evercurrent.v1 import admin_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.session_pb2 import ObserveRequest, TagOpen
-from router.core import RoutingCore
-from router.ring import build_ring
 from tests.e2e.conversation import Conversation, Frames, columns, observation
 from tests.e2e.test_unary import details_of, refusal
+from tests.router.playing import core_of
 from tests.servers import Service
 
 MODEL = "tests.toys:Counting"
@@ -43,7 +42,7 @@ def cluster(store: str) -> Iterator[Cluster]:
 @asynccontextmanager
 async def service_of(cluster: Cluster) -> AsyncIterator[Service]:
     """Stubs that call a cluster, and its ring."""
-    core = RoutingCore(build_ring(dict.fromkeys(cluster.workers, 1)), cluster.workers, 1, 1, lambda: 0)
+    core = core_of(len(cluster.workers))
     async with grpc.aio.insecure_channel(cluster.address) as channel:
         yield Service(cluster.address, core, {}, channel)
 

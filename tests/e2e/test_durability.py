@@ -53,10 +53,10 @@ async def routed(**workers: Worker) -> AsyncIterator[Service]:
     named = {name.replace("_", "-"): worker for name, worker in workers.items()}
     addresses = {name: worker.address for name, worker in named.items()}
     async with (
-        running_router(addresses, RouterSettings()) as (address, core),
+        running_router(addresses, RouterSettings()) as (address, routing),
         grpc.aio.insecure_channel(address) as channel,
     ):
-        yield Service(address, core, named, channel)
+        yield Service(address, routing.core, named, channel)
 
 
 async def observe_durably(conversation: Conversation, first: int, last: int) -> None:
@@ -208,7 +208,7 @@ async def test_a_worker_whose_journal_was_sealed_begins_anew() -> None:
         while await store.put_if_absent(segment_key(first.name, number), seal_body(first.name, number)) is None:
             number += 1
         assert (await conversation.ended())[0] is grpc.StatusCode.UNAVAILABLE
-        await service.until(lambda: service.core.links[0].incarnation not in ("", first.name))
+        await service.until(lambda: service.core.links[1].incarnation not in ("", first.name))
         assert await remembered(service, "ann") == (3, hash_of(3))
 
 

@@ -32,7 +32,7 @@ def is_clean(service: Service) -> bool:
     return (
         service.core.num_feeds == 0
         and len(service.core.sessions) == 0
-        and all(link.num_in_flight == 0 for link in service.core.links)
+        and all(link.num_in_flight == 0 for link in service.core.links.values())
         and all(
             engine.num_tags == 0 and engine.num_waiting == 0 and not engine.slab.num_tags.any()
             for engine in service.engines
@@ -188,13 +188,13 @@ async def test_a_router_that_goes_closes_what_it_had_open() -> None:
     async with running_worker("worker-0", Counting(), MemoryStore()) as worker:
         engine = worker.incarnation.engine
         async with (
-            running_router({"worker-0": worker.address}, RouterSettings()) as (address, core),
+            running_router({"worker-0": worker.address}, RouterSettings()) as (address, routing),
             grpc.aio.insecure_channel(address) as channel,
         ):
-            service = Service(address, core, {"worker-0": worker}, channel)
+            service = Service(address, routing.core, {"worker-0": worker}, channel)
             streams = [await Conversation.opened(service, f"user-{number}") for number in range(20)]
             await streams[0].observe(1)
-            core.stop()
+            routing.core.stop()
             for stream in streams:
                 assert await stream.ended() == (grpc.StatusCode.UNAVAILABLE, "the router is stopping")
         async with grpc.aio.insecure_channel(worker.address) as channel:

@@ -227,10 +227,10 @@ async def test_a_router_that_reaches_no_worker_says_so() -> None:
         deaf.bind(("127.0.0.1", 0))
         addresses = {"worker-0": f"127.0.0.1:{deaf.getsockname()[1]}"}
         async with (
-            running_router(addresses, RouterSettings(), wait_linked=False) as (address, core),
+            running_router(addresses, RouterSettings(), wait_linked=False) as (address, routing),
             grpc.aio.insecure_channel(address) as channel,
         ):
-            service = Service(address, core, {}, channel)
+            service = Service(address, routing.core, {}, channel)
             for call in (
                 service.sessions.Observe(ObserveRequest(user_id="ann", observation=observation())),
                 service.admin.DescribeModel(admin_pb2.DescribeModelRequest()),

@@ -20,11 +20,9 @@ from evercurrent.v1.columns_pb2 import (
 )
 from evercurrent.wire import WATERMARK, Event, Records
 from router.core import Outbox, RoutingCore
-from router.ring import build_ring
 from router.sessions import ACTIVE, CLOSING, FREE, SETTLING
-from tests.toys import Choosing, Counting
-
-WORKER = 0
+from tests.router.playing import WORKER, core_of, link
+from tests.toys import Choosing
 
 
 class Remembering:
@@ -35,6 +33,7 @@ class Remembering:
         self.told: list[tuple[int, int, int]] = []
         self.watermarks: list[tuple[int, int]] = []
         self.lost: list[int] = []
+        self.left = ""
         self.stopped: pb.Rejection | None = None
 
     def opened(self, sid: int, answer: worker_pb2.LinkTagOpened) -> None:
@@ -50,18 +49,16 @@ class Remembering:
     def ended(self, sids: Sequence[int], why: pb.Rejection) -> None:
         self.lost += sids
 
+    def go_away(self, message: str, grace_ms: int) -> None:
+        self.left = message
+
     def stop(self, why: pb.Rejection) -> None:
         self.stopped = why
 
 
 @pytest.fixture
 def core() -> RoutingCore:
-    return RoutingCore(build_ring({"worker-0": 1}), {"worker-0": "127.0.0.1:1"}, 100, 10, lambda: 5)
-
-
-def link(core: RoutingCore) -> Outbox:
-    opened = worker_pb2.LinkOpened(worker="worker-0", incarnation="worker-0/1", model=describe(Counting()))
-    return core.link_opened(WORKER, opened, lambda: None)
+    return core_of()
 
 
 def packed(core: RoutingCore, sid: int, seq: int, kind: int = EVENT_KIND_OBSERVATION) -> bytes:
@@ -153,7 +150,7 @@ def test_a_refused_sid_is_not_given_away_while_its_events_are_on_the_way(core: R
     answer(core, outbox)
     reply(core, events)
     assert second.told == []
-    assert int(core.sessions.num_in_flight[other]) == 0
+    assert core.sessions.num_unanswered(other) == 0
     assert core.links[WORKER].num_in_flight == 0
     assert core.sessions.state[sid] == FREE
 
@@ -294,11 +291,11 @@ def test_a_close_that_waits_is_sent_when_all_is_durable(core: RoutingCore) -> No
     reply(core, events)
     watermark(core, (sid, 1))
     assert sent_kinds(core, outbox) == []
-    assert core.links[WORKER].num_in_flight == int(core.sessions.num_in_flight[sid]) == 0
+    assert core.links[WORKER].num_in_flight == core.sessions.num_unanswered(sid) == 0
     watermark(core, (sid, 2))
     watermark(core, (sid, 2))
     assert core.sessions.state[sid] == CLOSING
-    assert core.links[WORKER].num_in_flight == int(core.sessions.num_in_flight[sid]) == 1
+    assert core.links[WORKER].num_in_flight == core.sessions.num_unanswered(sid) == 1
     assert answer(core, outbox)["kind"].tolist() == [EVENT_KIND_CLOSE]
     assert len(core.sessions) == core.links[WORKER].num_in_flight == 0
 

@@ -30,11 +30,10 @@ from evercurrent.v1.session_pb2 import (
 )
 from evercurrent.wire import WATERMARK, Layout, Records
 from router.core import RoutingCore
-from router.link import SERVICE, keep_link
-from router.ring import build_ring
-from router.server import monotonic_us
-from router.service import SESSION_SERVICE, session_handler
+from router.link import SERVICE
 from tests.e2e.conversation import columns, observation
+from tests.router.playing import WORKER
+from tests.servers import running_router
 from tests.toys import Counting
 
 MODEL = describe(Counting())
@@ -151,17 +150,12 @@ async def played() -> AsyncIterator[Played]:
     worker_server = await new_server([], [SERVICE])
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(worker, worker_server)
     async with _serving(worker_server) as worker_address:
-        core = RoutingCore(build_ring({"worker-0": 1}), {"worker-0": worker_address}, 100, 10, monotonic_us)
-        linked = asyncio.Event()
-        linking = asyncio.create_task(keep_link(core, 0, "router-0", linked))
-        try:
-            server = await new_server([session_handler(core, RouterSettings())], [SESSION_SERVICE])
-            await linked.wait()
-            async with _serving(server) as address, grpc.aio.insecure_channel(address) as channel:
-                yield Played(worker, core, session_pb2_grpc.SessionServiceStub(channel))
-        finally:
-            linking.cancel()
-            await asyncio.gather(linking, return_exceptions=True)
+        settings = RouterSettings()
+        async with (
+            running_router({"worker-0": worker_address}, settings) as (address, routing),
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            yield Played(worker, routing.core, session_pb2_grpc.SessionServiceStub(channel))
 
 
 async def open_session(played: Played, user_id: str = "ann", wait_durable: bool = True) -> grpc.aio.StreamStreamCall:
@@ -336,7 +330,7 @@ async def test_an_observation_that_the_worker_gives_up_while_it_waits_is_aborted
     call = played.sessions.Observe(request)
     await played.worker.end(await played.worker.tag_of("ann"))
     assert await call.code() is grpc.StatusCode.ABORTED
-    assert played.core.links[0].num_in_flight == len(played.core.sessions) == 0
+    assert played.core.links[WORKER].num_in_flight == len(played.core.sessions) == 0
 
 
 async def test_the_deadline_ends_the_wait_and_the_session(played: Played) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +17,7 @@ from evercurrent.v1.columns_pb2 import (
     EVENT_KIND_QUERY,
     EVENT_KIND_SKIP,
 )
-from router.sessions import ACTIVE, CLOSING, SEQ_MAX, SETTLING, SessionTable
+from router.sessions import ACTIVE, CLOSING, NOWHERE, SEQ_MAX, SETTLING, SessionTable
 
 HELD_BACK = -2
 
@@ -43,6 +44,15 @@ class TwinTable:
     """One event at a time."""
 
     sessions: list[TwinSession] = field(default_factory=list)
+    num_sent: Counter[int] = field(default_factory=Counter)
+
+    def ordinals(self, sids: list[int]) -> list[int]:
+        """Those of events that go on."""
+        ordinals = []
+        for sid in sids:
+            self.num_sent[sid] += 1
+            ordinals.append(self.num_sent[sid])
+        return ordinals
 
     def admit(self, sid: int, kind: int, seq: int, room: list[int], session_max: int) -> int | None:
         """None if it goes on, else a reason; -1 for a duplicate, HELD_BACK for a close that waits."""
@@ -110,7 +120,8 @@ def test_frames_are_admitted_as_one_event_after_the_other(
     table, twin = SessionTable(capacity=2), TwinTable()
     for sid, (applied_seq, num_at_risk, waits) in enumerate(resumed):
         durable_seq = max(0, applied_seq - num_at_risk)
-        assert table.allocate(feed=1, worker=sid % NUM_WORKERS, tag=sid, wait_durable=waits) == sid
+        assert table.allocate(feed=1, tag=sid, slot=0, limit=session_max, wait_durable=waits) == sid
+        table.worker[sid] = sid % NUM_WORKERS
         table.activate(sid, applied_seq, durable_seq)
         twin.sessions.append(TwinSession(sid % NUM_WORKERS, applied_seq, applied_seq + 1, durable_seq, waits))
     left = [room] * NUM_WORKERS
@@ -125,19 +136,20 @@ def test_frames_are_admitted_as_one_event_after_the_other(
             records[index] = (seq, kind)
             expected.append(twin.admit(sid, kind, seq, left, session_max))
         sids = np.array([sid for sid, _, _ in frame], np.int32)
-        admission = table.admit(sids, records, before, session_max)
+        admission = table.admit(sids, records, before)
         assert admission.accepted.tolist() == [why is None for why in expected]
+        assert admission.ordinals.tolist() == twin.ordinals(sids[admission.accepted].tolist())
         assert list(admission.duplicates) == [index for index, why in enumerate(expected) if why == -1]
         assert {index: why.reason for index, why in admission.refused.items()} == {
             index: why for index, why in enumerate(expected) if why not in (None, -1, HELD_BACK)
         }
         for sid, session in enumerate(twin.sessions):
             assert int(table.next_seq[sid]) == session.next_seq
-            assert int(table.num_in_flight[sid]) == session.num_in_flight
+            assert table.num_unanswered(sid) == session.num_in_flight
             assert int(table.state[sid]) == session.state
         if all_answered:
             _settle_all(table, twin)
-            table.num_in_flight[:] = 0
+            table.num_answered[:] = table.num_sent
             left = [room] * NUM_WORKERS
             for session in twin.sessions:
                 session.num_in_flight = 0
@@ -159,13 +171,17 @@ def _settle_all(table: SessionTable, twin: TwinTable) -> None:
 
 def test_a_freed_sid_starts_anew() -> None:
     table = SessionTable(capacity=1)
-    first = table.allocate(feed=1, worker=0, tag=3, wait_durable=True)
+    first = table.allocate(feed=1, tag=3, slot=7, limit=5, wait_durable=True)
+    table.num_sent[first] = 9
+    table.num_muted[first] = 2
     table.activate(first, 41, 40)
     assert table.judge_seq(first, 41) is None
     table.free(first)
-    again = table.allocate(feed=2, worker=1, tag=4)
+    again = table.allocate(feed=2, tag=4, slot=8, limit=6)
     assert again == first
+    assert (table.num_unanswered(again), int(table.base[again]), int(table.num_muted[again])) == (0, 9, 0)
+    assert (int(table.slot[again]), int(table.limit[again])) == (8, 6)
     assert (int(table.next_seq[again]), int(table.resumed_at[again]), len(table)) == (1, 0, 1)
     assert (int(table.durable_seq[again]), bool(table.wait_durable[again])) == (0, False)
-    assert table.of_worker(0).tolist() == []
-    assert table.of_worker(1).tolist() == [again]
+    assert table.of_worker(NOWHERE).tolist() == [again]
+    assert table.of_worker(1).tolist() == []

@@ -19,7 +19,7 @@ from persistence.segment import Segment, SegmentWriter
 from persistence.store import Stored
 from tests.sim.run import BrokenInvariantError, Feed, simulate
 from tests.sim.world import TIMING, World
-from worker.claims import Claims
+from worker.claims import Claims, Left
 from worker.flows import Delete, Effect, Flow, HandOver, PutIfMatch, Signal, Wait, insist
 from worker.journal import Journal
 from worker.owner import Fenced
@@ -107,14 +107,14 @@ def the_cas_before_the_rows_are_journaled(patch: Patch) -> None:
 def a_released_slot_served_again(patch: Patch) -> None:
     release = Claims.release
 
-    def goes_on(self: Claims, claims: dict[int, int]) -> Flow[frozenset[int]]:
+    def goes_on(self: Claims, claims: dict[int, int]) -> Flow[Left]:
         slots = self._slots
         kept = slots.claims.copy()
         held = [slot for slot, claim in claims.items() if slots.holds(slot, claim)]
-        not_held = yield from release(self, claims)
+        left = yield from release(self, claims)
         slots.claims[held] = kept[held]
         slots.state[held] = STANDING
-        return not_held
+        return left
 
     patch.setattr(Claims, "release", goes_on)
 
@@ -269,7 +269,7 @@ def streams_end_late(patch: Patch) -> None:
         standing[list(leaving.get(self, ()))] = True
         return land(self, marks, number, standing)
 
-    def release(self: Claims, claims: dict[int, int]) -> Flow[frozenset[int]]:
+    def release(self: Claims, claims: dict[int, int]) -> Flow[Left]:
         held = [slot for slot, claim in claims.items() if self._slots.holds(slot, claim)]
         if held:
             stood = self._slots.standing()
@@ -282,7 +282,7 @@ def streams_end_late(patch: Patch) -> None:
         not_held = frozenset(claims) - frozenset(held)
         if not_held and LateEnds.waits:
             yield from self._journal.await_landing()
-        return not_held
+        return Left(not_held, frozenset())
 
     def end(self: Claims, held: list[int]) -> Flow[None]:
         yield from self._journal.await_landing()

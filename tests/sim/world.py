@@ -26,6 +26,7 @@ from persistence.record import read_record, read_slot
 from persistence.rows import Rows, halves
 from persistence.segment import Segment, read_segment
 from persistence.store import Etag, Stored, content_etag
+from worker.claims import Left
 from worker.flows import (
     AskRelease,
     Dead,
@@ -55,7 +56,7 @@ STATE_WIDTH = 2
 RESIDENTS_MAX = 4
 REJECTED = 0
 """The event that no state learns from."""
-TIMING = Timing(journal_interval_us=20 * MS, dead_after_us=500 * MS, sweep_interval_us=300 * MS)
+TIMING = Timing(journal_interval_us=20 * MS, dead_after_us=500 * MS, sweep_interval_us=300 * MS, hold_us=200 * MS)
 RELEASE_TIMEOUT_US = 300 * MS
 
 
@@ -419,10 +420,11 @@ class Process:
         def give(other: Process) -> None:
             rows: list[Rows] = []
 
-            def given(not_held: frozenset[int]) -> None:
-                self.world.note(f"{other.incarnation} releases {sorted(ask.claims)} but {sorted(not_held)}")
+            def given(left: Left) -> None:
+                note = f"{other.incarnation} releases {sorted(ask.claims)} but {sorted(left.not_held | left.kept)}"
+                self.world.note(note)
                 if self.world.reaches(self.name, name):
-                    self.world.after(self.world.delay_us(), lambda: end(Released(rows, not_held)))
+                    self.world.after(self.world.delay_us(), lambda: end(Released(rows, left.not_held, left.kept)))
 
             other.run_flow(other.ownership.release(ask.claims), given, rows.append)
 
