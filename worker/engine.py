@@ -383,10 +383,13 @@ class Engine:
         self._feeds[tag.link].open(request.tag, row, entry)
         self.slab.num_tags[row] += 1
         self.residents.used_us[row] = self._clock_us()
-        durable_seq = self.sessions.durable_seq.item(entry) if self.has_store else 0
+        durable_seq = 0
+        if self.has_store and entry == UNSEQUENCED:
+            durable_seq = self.residents.durable_version.item(row)
+        elif self.has_store:
+            durable_seq = self.sessions.durable_seq.item(entry)
         if request.watermarks:
-            told = durable_seq if entry != UNSEQUENCED else self.residents.durable_version.item(row)
-            self._watches.add(row, Watch(tag.link, request.tag, entry, told))
+            self._watches.add(row, Watch(tag.link, request.tag, entry, durable_seq))
         return worker_pb2.LinkTagOpened(
             tag=request.tag,
             applied_seq=self.sessions.last_seq.item(entry),
