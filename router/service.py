@@ -15,6 +15,7 @@ from router.admin import Admin
 from router.core import RoutingCore
 from router.exchange_stream import serve_exchange
 from router.session_stream import serve_session
+from router.top_users import get_top_users
 from router.unary import Turns, observe, predict
 from router.users import export_user, first_error, forget_user
 
@@ -85,6 +86,11 @@ def admin_handler(core: RoutingCore, router: str) -> grpc.GenericRpcHandler:
         except grpc.aio.AioRpcError as error:
             await pass_on(context, error)
 
+    async def top_users(
+        request: admin_pb2.GetTopUsersRequest, context: grpc.aio.ServicerContext
+    ) -> admin_pb2.GetTopUsersResponse:
+        return await _or_abort(context, get_top_users(core, request))
+
     def method(answer: Callable[[Q], R], request: type[Q], response: type[R]) -> grpc.RpcMethodHandler:
         async def call(message: Q, context: grpc.aio.ServicerContext) -> R:
             try:
@@ -103,6 +109,7 @@ def admin_handler(core: RoutingCore, router: str) -> grpc.GenericRpcHandler:
                 admin.describe_model, admin_pb2.DescribeModelRequest, admin_pb2.DescribeModelResponse
             ),
             "GetLatency": method(admin.get_latency, admin_pb2.GetLatencyRequest, admin_pb2.GetLatencyResponse),
+            "GetTopUsers": _unary(top_users, admin_pb2.GetTopUsersRequest, admin_pb2.GetTopUsersResponse),
             "ForgetUser": _unary(forget, admin_pb2.ForgetUserRequest, admin_pb2.ForgetUserResponse),
             "ExportUser": grpc.unary_stream_rpc_method_handler(
                 export, admin_pb2.ExportUserRequest.FromString, admin_pb2.ExportUserResponse.SerializeToString

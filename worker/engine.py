@@ -289,7 +289,8 @@ class Engine:
             results["status"][index] = pb.STATUS_REJECTED
         self._close(taken)
         self.num_rejected += len(rejected)
-        results["step_us"] = self._clock_us() - began_us
+        results["step_us"] = step_us = self._clock_us() - began_us
+        self.residents.usage.count(taken.marks["row"][taken.events["kind"] != EVENT_KIND_CLOSE], step_us)
         if self.log is not None and len(learning):
             self._write_log(taken, learning, results)
         return self._split(taken, results, rejected)
@@ -336,6 +337,8 @@ class Engine:
         self.residents.used_us[row] = began_us
         self._host.note_change()
         self.num_updates += 1
+        step_us = self._clock_us() - began_us
+        self.residents.usage.count_one(row, step_us)
         raw = self.layout.result_struct.pack(
             event.seq,
             version,
@@ -347,7 +350,7 @@ class Engine:
             event.tag,
             began_us - received_us,
             hydrate_us,
-            self._clock_us() - began_us,
+            step_us,
             loss,
             *update.prediction_BP.tolist()[0],
             pb.STATUS_APPLIED,
@@ -383,10 +386,13 @@ class Engine:
         self._feeds[tag.link].open(request.tag, row, entry)
         self.slab.num_tags[row] += 1
         self.residents.used_us[row] = self._clock_us()
-        durable_seq = self.sessions.durable_seq.item(entry) if self.has_store else 0
+        durable_seq = 0
+        if self.has_store and entry == UNSEQUENCED:
+            durable_seq = self.residents.durable_version.item(row)
+        elif self.has_store:
+            durable_seq = self.sessions.durable_seq.item(entry)
         if request.watermarks:
-            told = durable_seq if entry != UNSEQUENCED else self.residents.durable_version.item(row)
-            self._watches.add(row, Watch(tag.link, request.tag, entry, told))
+            self._watches.add(row, Watch(tag.link, request.tag, entry, durable_seq))
         return worker_pb2.LinkTagOpened(
             tag=request.tag,
             applied_seq=self.sessions.last_seq.item(entry),

@@ -62,6 +62,7 @@ class Incarnation:
     def __init__(self, plan: Plan, model: Model, store: ObjectStore, clock_us: Clock) -> None:
         self.name = f"{plan.worker}/{ULID()}"
         self.store = store
+        self.clock_us = clock_us
         self.leaving = asyncio.Event()
         """Set when routers are to go."""
         self.residents = Residents(model.initial_state().detach().numpy(), plan.residents_max)
@@ -167,6 +168,7 @@ class Incarnation:
 
     async def _tell_status(self) -> None:
         while True:
+            self.residents.usage.pass_time(self.clock_us())
             self._put_status()
             await asyncio.sleep(STATUS_INTERVAL_S)
 

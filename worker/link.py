@@ -26,6 +26,7 @@ from evercurrent.v1 import worker_pb2
 from worker.incarnation import Incarnation
 from worker.outboxes import Outbox, Stream
 from worker.peers import HandingOver
+from worker.top_users import top_users_method
 from worker.users import user_methods
 
 PROTOCOL_VERSION = 1
@@ -69,7 +70,9 @@ class WorkerService:
             self._release, worker_pb2.ReleaseRequest.FromString, worker_pb2.ReleaseResponse.SerializeToString
         )
         users = user_methods(lambda: self._current)
-        return grpc.method_handlers_generic_handler(SERVICE, {"Link": link, "Release": release, **users})
+        top_users = top_users_method(lambda: self._current)
+        methods = {"Link": link, "Release": release, **users, **top_users}
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     @property
     def _current(self) -> Incarnation:

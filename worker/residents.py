@@ -18,6 +18,7 @@ from persistence.rows import SESSION_FIELDS, U64, Rows
 from worker.sessions import SessionLog
 from worker.slab import Indices as Indices
 from worker.slab import Slab
+from worker.usage import Usage
 
 CLEAN, DIRTY, IN_FLIGHT = range(3)
 NOWHERE = 0
@@ -44,7 +45,7 @@ class Gathered:
 
 
 class Residents:
-    """Slab and sessions, and by row:
+    """Slab, sessions and usage, and by row:
 
     `dirty` (CLEAN, DIRTY, IN_FLIGHT), `segment` (the newest that holds the row, or NOWHERE), `unlanded` (came with a
     claim and is in no segment of it yet), `landed_version` and `durable_version`, `forgotten` (a tombstone),
@@ -54,6 +55,7 @@ class Residents:
     def __init__(self, initial_state: NDArray[np.float32], residents_max: int) -> None:
         self.slab = Slab(initial_state, residents_max)
         self.sessions = SessionLog(residents_max + 1)
+        self.usage = Usage(residents_max + 1)
         rows = residents_max + 1
         self.dirty = np.zeros(-(-rows // 8) * 8, np.uint8)
         self.segment = np.zeros(rows, np.int32)
@@ -111,6 +113,7 @@ class Residents:
         np.subtract.at(self.num_unlanded, self.slab.slot[rows[self.unlanded[rows]]], 1)
         self.dirty[rows] = CLEAN
         self.durable_version[rows] = 0
+        self.usage.blank(rows)
         self.sessions.drop_all(rows)
         self.slab.drop_all(rows)
 
@@ -118,6 +121,7 @@ class Residents:
         """Make a user, whom nobody feeds, a tombstone: one version on, no state, no sessions, and none of those it had
         may begin anew."""
         self.sessions.forget(row)
+        self.usage.blank(row)
         self.slab.state[row] = self.slab.state[0]
         self.slab.version[row] += np.uint64(1)
         self.forgotten[row] = True

@@ -46,6 +46,13 @@ class Exported(StrEnum):
     STATES = "states"
 
 
+class HotBy(StrEnum):
+    """What `hot` can rank users by."""
+
+    EVENTS = "events"
+    TIME = "time"
+
+
 WorkersOption = Annotated[int, typer.Option("--workers", min=1, max=256, help="Worker processes.")]
 
 
@@ -183,6 +190,24 @@ def forget(
     from evercurrent.cli.forget import forget_user
 
     forget_user(user, namespace, address)
+
+
+@app.command()
+def hot(
+    by: Annotated[
+        HotBy, typer.Option(help="events: who sends the most. time: whose events take the most of the workers' time.")
+    ] = HotBy.EVENTS,
+    num: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="How many users.")] = 10,
+    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="A router.")] = "127.0.0.1:7600",
+) -> None:
+    """Show which users cost most lately, over all workers: what is 10 seconds old counts half.
+
+    A step's time is split evenly over the events that it handles, so few events that come alone may take more of it
+    than many that come together.
+    """
+    from evercurrent.cli.hot import show_hot_users
+
+    show_hot_users(by, num, address)
 
 
 @train.command("knowledge-tracing")

@@ -20,6 +20,12 @@ class WorkerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WORKER_STATE_UP: _ClassVar[WorkerState]
     WORKER_STATE_DOWN: _ClassVar[WorkerState]
     WORKER_STATE_DRAINING: _ClassVar[WorkerState]
+
+class TopUsersOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TOP_USERS_ORDER_UNSPECIFIED: _ClassVar[TopUsersOrder]
+    TOP_USERS_ORDER_EVENTS: _ClassVar[TopUsersOrder]
+    TOP_USERS_ORDER_STEP_TIME: _ClassVar[TopUsersOrder]
 OUTCOME_KIND_UNSPECIFIED: OutcomeKind
 OUTCOME_KIND_VALUE: OutcomeKind
 OUTCOME_KIND_CHOICE: OutcomeKind
@@ -28,6 +34,9 @@ WORKER_STATE_UNSPECIFIED: WorkerState
 WORKER_STATE_UP: WorkerState
 WORKER_STATE_DOWN: WorkerState
 WORKER_STATE_DRAINING: WorkerState
+TOP_USERS_ORDER_UNSPECIFIED: TopUsersOrder
+TOP_USERS_ORDER_EVENTS: TopUsersOrder
+TOP_USERS_ORDER_STEP_TIME: TopUsersOrder
 
 class IdField(_message.Message):
     __slots__ = ("name", "size")
@@ -288,3 +297,39 @@ class GetLatencyResponse(_message.Message):
     STAGES_FIELD_NUMBER: _ClassVar[int]
     stages: _containers.RepeatedCompositeFieldContainer[LatencySummary]
     def __init__(self, stages: _Optional[_Iterable[_Union[LatencySummary, _Mapping]]] = ...) -> None: ...
+
+class GetTopUsersRequest(_message.Message):
+    __slots__ = ("num", "order")
+    NUM_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    num: int
+    order: TopUsersOrder
+    def __init__(self, num: _Optional[int] = ..., order: _Optional[_Union[TopUsersOrder, str]] = ...) -> None: ...
+
+class TopUser(_message.Message):
+    __slots__ = ("user_id", "namespace", "slot", "worker", "events_per_s", "step_ms_per_s", "step_share")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    STEP_MS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    STEP_SHARE_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    namespace: str
+    slot: int
+    worker: str
+    events_per_s: float
+    step_ms_per_s: float
+    step_share: float
+    def __init__(self, user_id: _Optional[str] = ..., namespace: _Optional[str] = ..., slot: _Optional[int] = ..., worker: _Optional[str] = ..., events_per_s: _Optional[float] = ..., step_ms_per_s: _Optional[float] = ..., step_share: _Optional[float] = ...) -> None: ...
+
+class GetTopUsersResponse(_message.Message):
+    __slots__ = ("users", "half_life_s", "missing_workers")
+    USERS_FIELD_NUMBER: _ClassVar[int]
+    HALF_LIFE_S_FIELD_NUMBER: _ClassVar[int]
+    MISSING_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    users: _containers.RepeatedCompositeFieldContainer[TopUser]
+    half_life_s: float
+    missing_workers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, users: _Optional[_Iterable[_Union[TopUser, _Mapping]]] = ..., half_life_s: _Optional[float] = ..., missing_workers: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -66,6 +66,11 @@ class AdminServiceStub:
                 request_serializer=evercurrent_dot_v1_dot_admin__pb2.ExportUserRequest.SerializeToString,
                 response_deserializer=evercurrent_dot_v1_dot_admin__pb2.ExportUserResponse.FromString,
                 _registered_method=True)
+        self.GetTopUsers = channel.unary_unary(
+                '/evercurrent.v1.AdminService/GetTopUsers',
+                request_serializer=evercurrent_dot_v1_dot_admin__pb2.GetTopUsersRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_admin__pb2.GetTopUsersResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -116,6 +121,14 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTopUsers(self, request, context):
+        """Which users send the most events lately, or take the most of the workers' time. Of the workers that can be reached;
+        UNAVAILABLE when none can.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -148,6 +161,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ExportUser,
                     request_deserializer=evercurrent_dot_v1_dot_admin__pb2.ExportUserRequest.FromString,
                     response_serializer=evercurrent_dot_v1_dot_admin__pb2.ExportUserResponse.SerializeToString,
+            ),
+            'GetTopUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTopUsers,
+                    request_deserializer=evercurrent_dot_v1_dot_admin__pb2.GetTopUsersRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_admin__pb2.GetTopUsersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -314,6 +332,33 @@ class AdminService:
             '/evercurrent.v1.AdminService/ExportUser',
             evercurrent_dot_v1_dot_admin__pb2.ExportUserRequest.SerializeToString,
             evercurrent_dot_v1_dot_admin__pb2.ExportUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTopUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evercurrent.v1.AdminService/GetTopUsers',
+            evercurrent_dot_v1_dot_admin__pb2.GetTopUsersRequest.SerializeToString,
+            evercurrent_dot_v1_dot_admin__pb2.GetTopUsersResponse.FromString,
             options,
             channel_credentials,
             insecure,

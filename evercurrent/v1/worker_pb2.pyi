@@ -205,6 +205,22 @@ class ReadUserResponse(_message.Message):
     part: _admin_pb2.UserPart
     def __init__(self, part: _Optional[_Union[_admin_pb2.UserPart, _Mapping]] = ...) -> None: ...
 
+class TopUsersRequest(_message.Message):
+    __slots__ = ("num", "order")
+    NUM_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    num: int
+    order: _admin_pb2.TopUsersOrder
+    def __init__(self, num: _Optional[int] = ..., order: _Optional[_Union[_admin_pb2.TopUsersOrder, str]] = ...) -> None: ...
+
+class TopUsersResponse(_message.Message):
+    __slots__ = ("users", "half_life_s")
+    USERS_FIELD_NUMBER: _ClassVar[int]
+    HALF_LIFE_S_FIELD_NUMBER: _ClassVar[int]
+    users: _containers.RepeatedCompositeFieldContainer[_admin_pb2.TopUser]
+    half_life_s: float
+    def __init__(self, users: _Optional[_Iterable[_Union[_admin_pb2.TopUser, _Mapping]]] = ..., half_life_s: _Optional[float] = ...) -> None: ...
+
 class LinkRequest(_message.Message):
     __slots__ = ("open", "frame")
     OPEN_FIELD_NUMBER: _ClassVar[int]

@@ -65,6 +65,11 @@ class WorkerServiceStub:
                 request_serializer=evercurrent_dot_v1_dot_worker__pb2.ReadUserRequest.SerializeToString,
                 response_deserializer=evercurrent_dot_v1_dot_worker__pb2.ReadUserResponse.FromString,
                 _registered_method=True)
+        self.TopUsers = channel.unary_unary(
+                '/evercurrent.v1.WorkerService/TopUsers',
+                request_serializer=evercurrent_dot_v1_dot_worker__pb2.TopUsersRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_worker__pb2.TopUsersResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer:
@@ -117,6 +122,13 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TopUsers(self, request, context):
+        """Which of this worker's users cost most lately, as AdminService.GetTopUsers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -149,6 +161,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.ReadUser,
                     request_deserializer=evercurrent_dot_v1_dot_worker__pb2.ReadUserRequest.FromString,
                     response_serializer=evercurrent_dot_v1_dot_worker__pb2.ReadUserResponse.SerializeToString,
+            ),
+            'TopUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.TopUsers,
+                    request_deserializer=evercurrent_dot_v1_dot_worker__pb2.TopUsersRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_worker__pb2.TopUsersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -314,6 +331,33 @@ class WorkerService:
             '/evercurrent.v1.WorkerService/ReadUser',
             evercurrent_dot_v1_dot_worker__pb2.ReadUserRequest.SerializeToString,
             evercurrent_dot_v1_dot_worker__pb2.ReadUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TopUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evercurrent.v1.WorkerService/TopUsers',
+            evercurrent_dot_v1_dot_worker__pb2.TopUsersRequest.SerializeToString,
+            evercurrent_dot_v1_dot_worker__pb2.TopUsersResponse.FromString,
             options,
             channel_credentials,
             insecure,

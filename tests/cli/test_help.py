@@ -44,7 +44,7 @@ def test_help_shows_defaults_with_their_units() -> None:
     assert "[default: (4.0MiB)]" in run("router", "--help").stdout
 
 
-@pytest.mark.parametrize("command", ["up", "demo", "train", "train knowledge-tracing"])
+@pytest.mark.parametrize("command", ["up", "demo", "hot", "train", "train knowledge-tracing"])
 def test_every_command_has_help(command: str) -> None:
     shown = run(*command.split(), "--help")
     assert shown.returncode == 0

@@ -53,6 +53,7 @@ class PlayedWorker(worker_pb2_grpc.WorkerServiceServicer):  # type: ignore[misc]
         self.status = pb.STATUS_APPLIED
         self._context: grpc.aio.ServicerContext | None = None
         self._moved = asyncio.Condition()
+        self._writing = asyncio.Lock()
 
     async def Link(self, requests: AsyncIterator[worker_pb2.LinkRequest], context: grpc.aio.ServicerContext) -> None:
         self._context = context
@@ -92,7 +93,8 @@ class PlayedWorker(worker_pb2_grpc.WorkerServiceServicer):  # type: ignore[misc]
 
     async def tell(self, frame: worker_pb2.LinkResults) -> None:
         assert self._context is not None
-        await self._context.write(worker_pb2.LinkResponse(frame=frame))
+        async with self._writing:
+            await self._context.write(worker_pb2.LinkResponse(frame=frame))
 
     async def watermark(self, *tags_and_seqs: tuple[int, int]) -> None:
         records = np.zeros(len(tags_and_seqs), WATERMARK)

@@ -413,6 +413,25 @@ def test_watermarks_reach_those_who_asked_and_only_when_they_move() -> None:
     assert len(engine.told.watermarks) == 2
 
 
+@pytest.mark.parametrize("has_store", [True, False])
+def test_an_open_says_how_far_its_session_or_the_user_is_durable(has_store: bool) -> None:
+    engine = new_engine()
+    engine.has_store = has_store
+    link = engine.open_link()
+    session_id = str(ULID.from_int(1))
+    open_tag(engine, link, 0, "ann", session_id)
+    row = engine.slab.find("ann")
+    assert row is not None
+    engine.sessions.durable_seq[engine.sessions.of(row)] = 3
+    engine.residents.durable_version[row] = 5
+    told = []
+    for tag, session in ((1, session_id), (2, "")):
+        answer = engine.open(link, LinkTagOpen(tag=tag, user_id="ann", session_id=session), "ann")
+        assert answer is not None
+        told.append(answer.durable_seq)
+    assert told == ([3, 5] if has_store else [0, 0])
+
+
 def test_what_is_consumed_is_to_be_journaled() -> None:
     def dirty_after(*events: Event) -> bool:
         engine = new_engine()
