@@ -12,6 +12,7 @@ Every name that begins with `EVERCURRENT_` counts as meant for us. Kubernetes in
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -35,6 +36,9 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 PREFIX = "EVERCURRENT_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$"
+_LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+SERVICE_PATTERN = f"({_LABEL}/)?{_LABEL}"
+"""A Kubernetes Service, with its namespace or without: RFC 1123 labels."""
 
 WILDCARDS = ("0.0.0.0", "[::]")
 """Hosts that are listened on and not connected to."""
@@ -61,6 +65,12 @@ def _members_of(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _checked_service(text: str) -> str:
+    if not re.fullmatch(SERVICE_PATTERN, text):
+        raise ValueError(f'"{text}" is not a name or namespace/name of a Kubernetes Service')
+    return text
+
+
 def _not_above(values: BaseModel, low: str, high: str) -> None:
     if getattr(values, low) > getattr(values, high):
         raise ValueError(f"{low} ({getattr(values, low)}) is above {high} ({getattr(values, high)})")
@@ -74,6 +84,7 @@ def _all_different(kind: str, found: Iterable[str]) -> None:
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Address = Annotated[str, AfterValidator(_checked_address)]
+KubernetesService = Annotated[str, AfterValidator(_checked_service)]
 Count = Annotated[int, Field(gt=0)]
 Bytes = Annotated[int, BeforeValidator(_bytes_of), Field(gt=0)]
 
@@ -172,7 +183,21 @@ class RouterSettings(_Values):
     name: Name = Field(default="router-0", description="Its name, for logs.")
     address: Address = Field(default="127.0.0.1:7600", description="Where it listens, host:port. Port 0: any free one.")
     workers: Annotated[tuple[Member, ...], BeforeValidator(_members_of)] = Field(
-        default=(), description="The workers, name=host:port each, with commas between."
+        default=(), description="The workers, name=host:port each, with commas between. Or kubernetes-service."
+    )
+    kubernetes_service: KubernetesService | None = Field(
+        default=None,
+        description="The workers' headless Service, NAME or NAMESPACE/NAME, watched for its pods. Or workers.",
+    )
+    kubernetes_port_name: str | None = Field(
+        default=None, min_length=1, description="Which of the Service's ports is the workers'. Default: its only one."
+    )
+    kubernetes_kubeconfig: Path | None = Field(
+        default=None,
+        description="How to reach its cluster. Default: as a pod of it, and outside KUBECONFIG or ~/.kube/config.",
+    )
+    kubernetes_context: str | None = Field(
+        default=None, min_length=1, description="Which context of the kubeconfig. Default: its current one."
     )
     in_flight_exchange_max: Count = Field(
         default=65_536,
@@ -220,6 +245,11 @@ class RouterSettings(_Values):
         _not_above(self, "in_flight_link_max", "replay_events_max")
         _not_above(self, "frame_events_max", "in_flight_exchange_max")
         _not_above(self, "observation_bytes_max", "frame_bytes_max")
+        if self.workers and self.kubernetes_service is not None:
+            raise ValueError("workers and kubernetes_service are both set: the workers come from one of them")
+        for key in ("kubernetes_port_name", "kubernetes_kubeconfig", "kubernetes_context"):
+            if getattr(self, key) is not None and self.kubernetes_service is None:
+                raise ValueError(f"{key} is set without kubernetes_service")
         _all_different("name", (member.name for member in self.workers))
         _all_different("address", (member.address for member in self.workers))
         return self

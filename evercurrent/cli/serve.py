@@ -41,8 +41,10 @@ def serve_worker(settings: WorkerSettings, search_path: Path, end_with_stdin: bo
 
 def serve_router(settings: RouterSettings, end_with_stdin: bool) -> None:
     """Serves until SIGTERM or SIGINT."""
-    if not settings.workers:
-        raise SettingsError("router.workers: name at least one worker, --workers worker-0=HOST:PORT")
+    if not settings.workers and settings.kubernetes_service is None:
+        raise SettingsError(
+            "router.workers: name at least one worker, --workers worker-0=HOST:PORT, or --kubernetes-service"
+        )
     check_not_shadowed()
     choose_transport()
     ready = _prepare("router", settings.name, end_with_stdin)

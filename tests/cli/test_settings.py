@@ -52,6 +52,12 @@ def test_members_as_text(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [str(member) for member in load().router.workers] == ["a=h:1", "b=[::1]:2"]
 
 
+@pytest.mark.parametrize("service", ["workers", "prod/workers", "0-prod/evercurrent-worker"])
+def test_a_service_names_the_workers(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERCURRENT_ROUTER__KUBERNETES_SERVICE", service)
+    assert load().router == RouterSettings(kubernetes_service=service)
+
+
 def test_settings_are_values() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         WorkerSettings().batch_max = 2
@@ -78,6 +84,16 @@ Flags = Mapping[str, Mapping[str, object]]
         ({"router": {"workers": "a=h:1,b=h:1"}}, "router: two workers have the address h:1"),
         ({"router": {"workers": "h:1"}}, '--workers: "h:1" is not name=host:port'),
         ({"router": {"workers": "a=h:0"}}, "--workers: a=h:0 has no port"),
+        (
+            {"router": {"workers": "a=h:1", "kubernetes_service": "workers"}},
+            "router: workers and kubernetes_service are both set",
+        ),
+        ({"router": {"kubernetes_service": "a/b/c"}}, '--kubernetes-service: "a/b/c" is not a name or namespace/name'),
+        ({"router": {"kubernetes_service": "Workers"}}, "--kubernetes-service: "),
+        ({"router": {"kubernetes_service": "w", "kubernetes_port_name": ""}}, "--kubernetes-port-name: "),
+        ({"router": {"kubernetes_port_name": "link"}}, "kubernetes_port_name is set without kubernetes_service"),
+        ({"router": {"kubernetes_kubeconfig": "k"}}, "kubernetes_kubeconfig is set without kubernetes_service"),
+        ({"router": {"kubernetes_context": "c"}}, "kubernetes_context is set without kubernetes_service"),
         ({"router": {"address": "127.0.0.1:65536"}}, '--address: "127.0.0.1:65536" is not host:port'),
         ({"router": {"address": ":80"}}, '--address: ":80" is not host:port'),
     ],
