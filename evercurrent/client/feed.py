@@ -89,6 +89,8 @@ class Feed:
         self.retry_after_ms = 0
         self.is_open = False
         self.is_rewinding = False
+        self.hold_after: int | None = None
+        """No observation after this seq is sent while it is set."""
         self._is_resumed = resumed
         self.budget = budget
         self._kept: dict[int, _Kept] = {}
@@ -175,6 +177,14 @@ class Feed:
         self.keeps = False
         self._settle()
 
+    def abandon(self) -> None:
+        """Keep nothing any more: the session is over."""
+        self.left()
+        while self._kept:
+            self._drop_first()
+        self._questions.clear()
+        self.num_unanswered = 0
+
     def opened(self, applied_seq: int, durable_seq: int) -> list[Result]:
         """A stream is open. Gives the results of observations that were consumed and whose replies were lost.
 
@@ -219,7 +229,7 @@ class Feed:
         if question is not None:
             return self._ask(question) if self._has_room_for(question) else None
         seq = self._next_seq
-        if seq > self.last_seq:
+        if seq > self.last_seq or (self.hold_after is not None and seq > self.hold_after):
             return None
         if seq < self._first_seq:
             return self._skip(seq, self._first_seq - 1)
@@ -357,9 +367,7 @@ class Feed:
     def _settle(self) -> None:
         """Keep no more what is answered and durable, or answered where nothing becomes durable."""
         while (kept := self._kept.get(self._first_seq)) is not None and kept.is_answered:
-            # What was refused is kept until its skip is consumed: what follows is not taken before.
-            is_over = not self.keeps and self._first_seq <= self._consumed_seq
-            if not is_over and self._first_seq > self.durable_seq:
+            if self.keeps and self._first_seq > self.durable_seq:
                 return
             self._drop_first()
 

@@ -1,59 +1,40 @@
 """One user's session: calls in, a Session stream that is opened again whenever it breaks, answers out.
 
-What is sent, kept and sent again is decided by `evercurrent.client.feed`; this is the shell that carries it out. A
-session owns one task, which has one stream at a time; `close` ends it.
+What is sent, kept and sent again is decided by `evercurrent.client.feed`; this is the shell that carries it out.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from types import TracebackType
-from typing import Self, TypeVar
-
-import grpc
 
 from evercurrent.client.calls import Calls
-from evercurrent.client.connection import Connection, after
-from evercurrent.client.errors import (
-    DeadlineExceeded,
-    Ending,
-    NoStore,
-    SessionClosed,
-    SessionTaken,
-    Unavailable,
-    error_of,
-    is_transient,
-)
-from evercurrent.client.feed import Budget, Feed, Overtaken
+from evercurrent.client.connection import Connection
+from evercurrent.client.errors import Ending
+from evercurrent.client.feed import Budget, Feed
 from evercurrent.client.options import session_id_of
-from evercurrent.client.requests import Candidate, Encoder, Outcome
+from evercurrent.client.producer import WENT_AWAY, Producer
+from evercurrent.client.requests import Candidate, Outcome
 from evercurrent.client.results import Answer, Ranked, Rejection, Result, Score, first_value, ranking
-from evercurrent.client.transport import CallFailed, Stream, StreamEnded
+from evercurrent.client.transport import Stream, StreamEnded
 from evercurrent.errors import EvercurrentError
 from evercurrent.v1 import observation_pb2 as pb
-from evercurrent.v1.session_pb2 import SessionOpen, SessionOpened, SessionRequest, SessionResponse
-
-T = TypeVar("T")
+from evercurrent.v1.session_pb2 import SessionOpen, SessionRequest, SessionResponse
 
 SessionStream = Stream[SessionRequest, SessionResponse]
 
-WENT_AWAY = Ending(grpc.StatusCode.UNAVAILABLE, "the router asked the stream to go elsewhere")
 
-
-class Session:
+class Session(Producer):
     """One producer's ordered stream of observations for one user. Made by `Client.session`; used with `async with`.
 
     Calls may overlap: the order in which they are made is the order in which their observations are applied.
     """
 
     def __init__(self, connection: Connection, user_id: str, session_id: str | None) -> None:
+        super().__init__(connection, f"the session of {user_id}")
         options = connection.options
         self.user_id = user_id
         self.session_id = session_id_of(session_id) if session_id else connection.parts.new_session_id()
-        self._connection = connection
-        self._options = options
         self._feed = Feed(
             Budget(options.replay_events_max, options.replay_bytes_max),
             keeps=True,
@@ -61,15 +42,6 @@ class Session:
             resumed=session_id is not None,
         )
         self._calls = Calls()
-        self._turn = asyncio.Lock()
-        self._wake = asyncio.Event()
-        self._moved = asyncio.Event()
-        self._encoder: Encoder | None = None
-        self._running: asyncio.Task[None] | None = None
-        self._failure: Callable[[], EvercurrentError] | None = None
-        self._last_ending: Ending | None = None
-        self._is_closing = self._is_finishing = False
-        self._is_leaving = self._has_progressed = False
 
     @property
     def last_seq(self) -> int:
@@ -96,51 +68,6 @@ class Session:
         """Observations kept here to be sent again."""
         return self._feed.num_kept
 
-    @property
-    def has_store(self) -> bool:
-        """Whether anything becomes durable."""
-        return self._feed.keeps
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is not None and not isinstance(error, Exception):
-            await self._end()
-            return
-        try:
-            await self.close()
-        except EvercurrentError as failure:
-            if error is None:
-                raise
-            error.add_note(f"and the session did not close well: {failure}")
-
-    async def open(self, timeout_s: float | None = None) -> None:
-        """Open the session; `async with` does. Returns when the service has answered.
-
-        Raises:
-            Unavailable: the service was not reached in time.
-            SessionForgotten: the id given is of a session that the service no longer knows.
-        """
-        assert self._running is None, "a session is opened once"
-        timeout_s = self._options.timeout_s if timeout_s is None else timeout_s
-        self._running = asyncio.create_task(self._run())
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._until(lambda: self._encoder is not None)
-        except TimeoutError as error:
-            await self._end()
-            if isinstance(error, EvercurrentError):
-                raise
-            text = f"the session of {self.user_id} was not opened within {timeout_s:g} s{after(self._last_ending)}"
-            raise Unavailable(text) from None
-        except BaseException:
-            await self._end()
-            raise
-
     async def observe(
         self,
         *,
@@ -162,11 +89,11 @@ class Session:
         """
         message = self._checked().observation(ids, features, outcome, self._time_us(event_time_us), observation_id)
         size = message.ByteSize()
-
-        def enter() -> asyncio.Future[Result]:
-            return self._calls.expect_result(self._feed.observe(message, size))
-
-        return await self._call(enter, size, timeout_s, message)
+        timeout = self._options.timeout_s if timeout_s is None else timeout_s
+        async with self._within(timeout, lambda: self._unanswered(timeout, message.seq)):
+            async with self._turn:
+                answer = await self._enter(size, lambda: self._calls.expect_result(self._feed.observe(message, size)))
+            return await answer
 
     async def predict(
         self,
@@ -197,180 +124,50 @@ class Session:
         answer = await self._ask(candidates, event_time_us, timeout_s)
         return ranking(candidates, answer, score)
 
-    async def durable(self, timeout_s: float | None = None) -> None:
-        """Returns when everything observed so far survives the loss of any process or machine.
-
-        Raises:
-            NoStore: nothing becomes durable on this service.
-            DeadlineExceeded: it has not become durable in time.
-        """
-        self._checked()
-        seq = self._feed.last_seq
-        timeout_s = self._options.timeout_s if timeout_s is None else timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._until(lambda: self._feed.durable_seq >= seq or not self.has_store)
-        except TimeoutError as error:
-            if isinstance(error, EvercurrentError):
-                raise
-            raise self._late(f"not durable within {timeout_s:g} s") from None
-        if not self.has_store:
-            raise NoStore("the service has no store, so nothing becomes durable: run it with one (--store)")
-
-    async def close(self, timeout_s: float | None = None) -> None:
-        """Wait until everything is answered and, with a store, durable; then end the session's stream. Idempotent.
-
-        Raises:
-            DeadlineExceeded: that was not so in time. The session has ended all the same.
-        """
-        if self._running is None or self._is_closing:
-            return
-        self._is_closing = True
-        timeout_s = self._options.close_timeout_s if timeout_s is None else timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._until(lambda: self._feed.is_settled)
-                self._is_finishing = True
-                self._wake.set()
-                await asyncio.wait([self._running])
-        except TimeoutError as error:
-            if isinstance(error, EvercurrentError):
-                raise
-            if not self._feed.is_settled:
-                raise self._late(f"closed after {timeout_s:g} s with observations open") from None
-        finally:
-            await self._end()
-
     async def _ask(self, candidates: Sequence[Candidate], event_time_us: int | None, timeout_s: float | None) -> Answer:
         query = self._checked().query(candidates, self._time_us(event_time_us))
-        return await self._call(lambda: self._calls.expect_answer(self._feed.ask(query)), 0, timeout_s, None)
-
-    async def _call(
-        self,
-        enter: Callable[[], asyncio.Future[T]],
-        size: int,
-        timeout_s: float | None,
-        observation: pb.Observation | None,
-    ) -> T:
-        """Take in a message when it is its turn and there is room; its answer."""
-        timeout_s = self._options.timeout_s if timeout_s is None else timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                async with self._turn:
-                    await self._until(lambda: self._has_room(size))
-                    answer = enter()
-                self._wake.set()
-                return await answer
-        except TimeoutError as error:
-            if isinstance(error, EvercurrentError):
-                raise
-            raise self._unanswered(timeout_s, observation) from None
+        timeout = self._options.timeout_s if timeout_s is None else timeout_s
+        async with self._within(timeout, lambda: self._unanswered(timeout, None)):
+            async with self._turn:
+                answer = await self._enter(0, lambda: self._calls.expect_answer(self._feed.ask(query)))
+            return await answer
 
     def _has_room(self, size: int) -> bool:
-        if self._feed.num_unanswered >= self._options.in_flight_max:
-            return False
-        while not self._feed.budget.fits(size):
-            if self._options.on_full == "block" or not self._feed.give_up_oldest():
-                return False
-        return True
+        return self._feed.num_unanswered < self._options.in_flight_max and self._make_room(self._feed, size)
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something holds. Raises what the session failed with."""
-        while True:
-            if self._failure is not None:
-                raise self._failure()
-            if condition():
-                return
-            self._moved.clear()
-            await self._moved.wait()
+    def _is_settled(self) -> bool:
+        return self._feed.is_settled
 
-    def _checked(self) -> Encoder:
-        if self._failure is not None:
-            raise self._failure()
-        if self._encoder is None or self._is_closing:
-            raise SessionClosed(f"the session of {self.user_id} is not open: use it within `async with`")
-        return self._encoder
+    async def _wait_durable(self) -> None:
+        seq = self._feed.last_seq
+        await self._until(lambda: self._feed.durable_seq >= seq or not self._has_store)
 
-    def _time_us(self, given: int | None) -> int:
-        return self._connection.parts.now_us() if given is None else given
-
-    def _unanswered(self, timeout_s: float, observation: pb.Observation | None) -> DeadlineExceeded:
-        text = f"no answer within {timeout_s:g} s"
-        if observation is None:
-            return DeadlineExceeded(f"{text}{after(self._last_ending)}")
-        if not observation.seq:
-            text = f"{text}: the session was full, and the observation did not enter it{after(self._last_ending)}"
-            return DeadlineExceeded(text)
-        text = (
-            f"{text}: observation {observation.seq} stays in the session and may still be applied"
-            f"{after(self._last_ending)}"
-        )
-        return DeadlineExceeded(text, seq=observation.seq, may_be_applied=True)
-
-    def _late(self, what: str) -> DeadlineExceeded:
+    def _progress(self) -> str:
         feed = self._feed
-        text = (
-            f"{what}: {feed.num_unanswered} unanswered, durable up to {feed.durable_seq} of {feed.last_seq}"
-            f"{after(self._last_ending)}"
-        )
-        return DeadlineExceeded(text, seq=feed.last_seq, may_be_applied=True)
+        return f"{feed.num_unanswered} unanswered, durable up to {feed.durable_seq} of {feed.last_seq}"
 
-    async def _end(self) -> None:
-        """End the task, whatever it is at; everything that still waits is told."""
-        self._is_closing = True
-        running = self._running
-        assert running is not None, "it was opened"
-        running.cancel()
-        await asyncio.wait([running])
-        self._fail(lambda: SessionClosed(f"the session of {self.user_id} was closed"))
-        if not running.cancelled():
-            running.result()
+    def _store_is_missing(self) -> None:
+        self._feed.keep_answered_only()
 
-    def _fail(self, make: Callable[[], EvercurrentError]) -> None:
-        if self._failure is None:
-            self._failure = make
-        self._calls.fail(self._failure)
-        self._moved.set()
-
-    async def _run(self) -> None:
-        """One stream after the other until the session is finished or has failed."""
-        try:
-            await self._run_streams()
-        except Exception:
-            self._fail(lambda: SessionClosed("the session broke by a fault of the client: see its traceback"))
-            raise
-
-    async def _run_streams(self) -> None:
-        transport, attempt = self._connection.transport, 0
-        while not (self._is_finishing and self._feed.is_settled):
-            router = transport.current
-            self._is_leaving = self._has_progressed = False
-            try:
-                ending = await self._stream()
-            except Overtaken as error:
-                text = f"session {self.session_id} is used by somebody else: {error}"
-                self._fail(partial(SessionTaken, text))
-                return
-            self._last_ending = ending
-            if self._feed.keeps and ending.reason == "NO_STORE":
-                self._feed.keep_answered_only()
-                continue
-            if not is_transient(ending):
-                self._fail(partial(error_of, ending))
-                return
-            transport.turn(router)
-            attempt = 1 if self._has_progressed else attempt + 1
-            if not ((self._is_leaving and self._has_progressed) or self._is_finishing):
-                await self._connection.backoff(attempt, ending)
+    def _fail_calls(self, make: Callable[[], EvercurrentError]) -> None:
+        self._calls.fail(make)
 
     async def _stream(self) -> Ending:
-        """One stream, from its open to its end."""
         stream = self._connection.transport.session()
+        options = self._options
+        request = SessionOpen(
+            user_id=self.user_id,
+            session_id=self.session_id,
+            namespace=options.namespace,
+            model=options.model,
+            wait_durable=self._has_store,
+            timings=options.timings,
+        )
         try:
-            opened = await self._opened(stream)
-            if isinstance(opened, Ending):
-                return opened
-            for result in self._feed.opened(opened.applied_seq, opened.durable_seq):
+            first = await self._opened(stream, SessionRequest(open=request), _model_of)
+            if isinstance(first, Ending):
+                return first
+            for result in self._feed.opened(first.opened.applied_seq, first.opened.durable_seq):
                 self._calls.tell(result)
             self._moved.set()
             async with asyncio.TaskGroup() as tasks:
@@ -381,37 +178,6 @@ class Session:
         finally:
             stream.cancel()
             self._feed.left()
-
-    async def _opened(self, stream: SessionStream) -> SessionOpened | Ending:
-        """The answer to the open, and the model that it names known."""
-        options = self._options
-        request = SessionOpen(
-            user_id=self.user_id,
-            session_id=self.session_id,
-            namespace=options.namespace,
-            model=options.model,
-            wait_durable=self._feed.keeps,
-            timings=options.timings,
-        )
-        try:
-            async with asyncio.timeout(options.open_timeout_s):
-                await stream.write(SessionRequest(open=request))
-                first = await stream.read()
-                if first is None:
-                    return await stream.ending()
-                if first.WhichOneof("response") == "go_away":
-                    return WENT_AWAY
-                self._encoder = await self._connection.encoder_of(first.opened.model)
-                return first.opened
-        except TimeoutError:
-            text = f"the stream was not opened within {options.open_timeout_s:g} s"
-            return Ending(grpc.StatusCode.DEADLINE_EXCEEDED, text)
-        except StreamEnded:
-            while await stream.read() is not None:
-                pass
-            return await stream.ending()
-        except CallFailed as error:
-            return error.ending
 
     async def _write(self, stream: SessionStream) -> None:
         """Write what the feed gives until the session finishes or the stream is left."""
@@ -463,6 +229,10 @@ class Session:
         num_candidates = self._feed.num_candidates(message.query_id)
         if self._feed.answered(message.query_id, why):
             self._calls.tell_answer(message.query_id, why or Answer.of(message, num_candidates))
+
+
+def _model_of(response: SessionResponse) -> str | None:
+    return response.opened.model if response.HasField("opened") else None
 
 
 def _request(message: pb.Observation | pb.Query | pb.Skip) -> SessionRequest:
