@@ -17,6 +17,7 @@ from evercurrent.client.errors import (
     SessionTaken,
     Unavailable,
 )
+from evercurrent.client.exchange import Exchange
 from evercurrent.client.options import Options, Parts, Retry
 from evercurrent.client.results import Answer, Ranked, Rejection, Result, Status, Timings
 from evercurrent.client.session import Session
@@ -30,6 +31,7 @@ __all__ = [
     "DataLoss",
     "DeadlineExceeded",
     "EvercurrentError",
+    "Exchange",
     "InvalidRequest",
     "NoStore",
     "ObservationRejected",

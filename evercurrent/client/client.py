@@ -9,6 +9,7 @@ from typing import Literal, Self
 from evercurrent.client import channel as channel
 from evercurrent.client.connection import Connection
 from evercurrent.client.errors import InvalidRequest, SessionClosed
+from evercurrent.client.exchange import Exchange
 from evercurrent.client.options import DEFAULT_PARTS, DEFAULT_RETRY, OnFull, Options, Parts, Retry, addresses_of
 from evercurrent.client.requests import Candidate, Outcome
 from evercurrent.client.results import Answer, Ranked, Result, Score, first_value, ranking
@@ -55,6 +56,10 @@ class Client:
             InvalidRequest: the session id is no ULID.
         """
         return Session(self._open(), user_id, session_id)
+
+    def exchange(self) -> Exchange:
+        """Sessions of many users on one stream, for backends."""
+        return Exchange(self._open())
 
     async def observe(
         self,

@@ -39,6 +39,10 @@ class Connection:
             self._encoder = None
         return await self.encoder()
 
+    def forget_model(self) -> None:
+        """What is known of the model is wrong: it is asked for again."""
+        self._encoder = None
+
     async def backoff(self, attempt: int, ending: Ending) -> None:
         """Wait before the attempt after this ending."""
         retry, parts = self.options.retry, self.parts

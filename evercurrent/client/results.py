@@ -22,6 +22,10 @@ class Status(IntEnum):
     """Nothing was learned; `rejection` says why."""
     SKIPPED = pb.STATUS_SKIPPED
     """Given up; never the status of an answer to a caller."""
+    ANSWERED = pb.STATUS_ANSWERED
+    """Of a query; never the status of an answer to a caller."""
+    CLOSED = pb.STATUS_CLOSED
+    """Of a tag; never the status of an answer to a caller."""
 
 
 @dataclass(frozen=True, slots=True)
