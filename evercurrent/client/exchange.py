@@ -75,6 +75,13 @@ class _Place(Enum):
     CLOSING = auto()
 
 
+@dataclass(frozen=True, slots=True)
+class _Parted:
+    session_id: str
+    last_seq: int = 0
+    lost: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class _User:
     user_id: str
@@ -113,8 +120,8 @@ class Exchange(Producer):
         self._budget = Budget(options.replay_events_max, options.replay_bytes_max)
         self._users: OrderedDict[str, _User] = OrderedDict()
         """The one that was idle longest first."""
-        self._left: OrderedDict[str, tuple[str, int]] = OrderedDict()
-        """Session id and last seq of users that are durable and closed."""
+        self._parted: OrderedDict[str, _Parted] = OrderedDict()
+        """Where the sessions are of users that are durable and closed."""
         self._closing: set[_User] = set()
         """Whose tags are to be closed, or are being."""
         self._relieved_at = 0
@@ -140,7 +147,8 @@ class Exchange(Producer):
     @property
     def lost(self) -> int:
         """Observations that were given up and that the service does not have."""
-        return self._lost + sum(user.feed.lost for user in self._users.values())
+        open_lost = sum(user.feed.lost for user in self._users.values())
+        return self._lost + open_lost + sum(parted.lost for parted in self._parted.values())
 
     @property
     def num_kept(self) -> int:
@@ -264,9 +272,10 @@ class Exchange(Producer):
         """A user's session, a new one if need be; it is the one used last now."""
         user = self._users.get(user_id)
         if user is None:
-            session_id, last_seq = self._left.pop(user_id, ("", 0))
-            feed = Feed(self._budget, keeps=self._has_store, window=self._window, last_seq=last_seq)
-            user = self._users[user_id] = _User(user_id, session_id or self._connection.parts.new_session_id(), feed)
+            parted = self._parted.pop(user_id, None) or _Parted(self._connection.parts.new_session_id())
+            feed = Feed(self._budget, keeps=self._has_store, window=self._window, last_seq=parted.last_seq)
+            feed.lost = parted.lost
+            user = self._users[user_id] = _User(user_id, parted.session_id, feed)
             self._close_idle(len(self._users) - self._options.exchange_users_max)
         else:
             self._users.move_to_end(user_id)
@@ -566,20 +575,20 @@ class Exchange(Producer):
         self._num_unanswered -= user.feed.num_unanswered
         user.calls.fail(make)
         user.feed.abandon()
+        self._lost += user.feed.lost
         self._by_tag.pop(user.tag, None)
         self._forget(user)
 
     def _part(self, user: _User) -> None:
         """Keep of a user only where its session is."""
         self._forget(user)
-        self._left[user.user_id] = (user.session_id, user.feed.last_seq)
-        if len(self._left) > self._options.exchange_users_max:
-            self._left.popitem(last=False)
+        self._parted[user.user_id] = _Parted(user.session_id, user.feed.last_seq, user.feed.lost)
+        if len(self._parted) > self._options.exchange_users_max:
+            self._lost += self._parted.popitem(last=False)[1].lost
 
     def _forget(self, user: _User) -> None:
         del self._users[user.user_id]
         self._closing.discard(user)
-        self._lost += user.feed.lost
 
     def _pause(self, tasks: asyncio.TaskGroup, pauses: set[asyncio.Task[None]], user: _User, delay_s: float) -> None:
         """Open or rewind a user's session after a while. One at a time each, so they are as many as users at most."""

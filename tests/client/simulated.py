@@ -59,10 +59,12 @@ class Worker:
 
 
 class Router:
-    """One stream at a time. What it admits waits for the worker; what it answers itself may overtake that."""
+    """One stream at a time. What it admits waits for the worker; what it answers itself may overtake that. One of
+    `large` observations is too large for it; with 0 none is."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, large: int = 0) -> None:
         self.worker = worker
+        self._large = large
         self.next_seq = 1
         self.resumed_at = 0
         self.admitted: deque[Message] = deque()
@@ -91,19 +93,23 @@ class Router:
             return
         first = message.seq if isinstance(message, pb.Observation) else getattr(message, "from")
         seq = message.seq if isinstance(message, pb.Observation) else message.to
-        if seq <= self.resumed_at:
+        if isinstance(message, pb.Observation) and self.is_large(seq):
+            self.own_replies.append(_unnamed)
+        elif seq <= self.resumed_at:
             self._answer(Result(seq, Status.DUPLICATE, applied_seq=self.next_seq - 1))
         elif first > self.next_seq:
             self._answer(Result(seq, Status.REJECTED, applied_seq=self.next_seq - 1, rejection=SEQ_GAP))
         elif seq < self.next_seq:
             raise AssertionError(f"{seq} was sent twice on one stream")
-        elif refusal is TOO_LARGE and isinstance(message, pb.Observation):
-            self.own_replies.append(_unnamed)
         elif refusal is OVERLOADED:
             self._answer(Result(seq, Status.REJECTED, applied_seq=self.next_seq - 1, rejection=OVERLOADED))
         else:
             self.next_seq = seq + 1
             self.admitted.append(message)
+
+    def is_large(self, seq: int) -> bool:
+        """Whether this observation is refused without being read, whenever it comes."""
+        return self._large > 0 and seq % self._large == 0
 
     def work(self) -> None:
         """The worker takes the next of what waits."""

@@ -222,12 +222,11 @@ ROUNDS_MAX = 5000
 def test_whatever_happens_all_is_applied_once_in_order_and_answered_once(data: st.DataObject) -> None:
     """Nothing is given up here; so all that was observed is learned, except what was refused for good."""
     worker = Worker()
-    router = Router(worker)
+    router = Router(worker, large=data.draw(st.sampled_from([0, 5])))
     feed = new_feed(data.draw(st.booleans()), window=data.draw(st.integers(1, 8)))
     results: dict[int, Result] = {}
     seen: dict[int, int] = {}
     observed_before: dict[int, int] = {}
-    is_refusing = data.draw(st.booleans())
 
     def note(told: Result | tuple[int, int] | None) -> None:
         if isinstance(told, Result):
@@ -248,8 +247,7 @@ def test_whatever_happens_all_is_applied_once_in_order_and_answered_once(data: s
         elif action == 1:
             observed_before[feed.ask(pb.Query(candidates=[pb.Candidate()]))] = feed.last_seq
         elif action == 2 and (message := feed.take()) is not None:
-            refusals = [None] if calm else [None, None, OVERLOADED, *([TOO_LARGE] if is_refusing else [])]
-            router.take(message, data.draw(st.sampled_from(refusals)) if not calm else None)
+            router.take(message, None if calm else data.draw(st.sampled_from([None, None, OVERLOADED])))
         elif action == 3 and router.admitted:
             router.work()
         elif action == 4 and router.replies:
@@ -292,4 +290,4 @@ def test_whatever_happens_all_is_applied_once_in_order_and_answered_once(data: s
     assert results.keys() == set(range(1, feed.last_seq + 1))
     assert seen.keys() == observed_before.keys()
     assert (feed.num_kept, feed.budget.num_events, feed.budget.num_bytes) == (0, 0, 0)
-    assert refused_seqs == set() or is_refusing
+    assert refused_seqs == {seq for seq in results if router.is_large(seq)}
