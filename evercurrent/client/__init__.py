@@ -21,6 +21,7 @@ from evercurrent.client.exchange import Exchange
 from evercurrent.client.options import Options, Parts, Retry
 from evercurrent.client.results import Answer, Ranked, Rejection, Result, Status, Timings
 from evercurrent.client.session import Session
+from evercurrent.client.sync import SyncClient, SyncExchange, SyncSession, connect_sync
 from evercurrent.client.transport import Stream, Transport, register_transport
 from evercurrent.errors import EvercurrentError
 
@@ -48,9 +49,13 @@ __all__ = [
     "SessionTaken",
     "Status",
     "Stream",
+    "SyncClient",
+    "SyncExchange",
+    "SyncSession",
     "Timings",
     "Transport",
     "Unavailable",
     "connect",
+    "connect_sync",
     "register_transport",
 ]
