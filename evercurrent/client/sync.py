@@ -287,6 +287,7 @@ class SyncClient:
         wait_for: WaitFor = "applied",
         timeout_s: float | None = None,
     ) -> Result:
+        loop = self._running()
         call = self._client.observe(
             user_id,
             ids=ids,
@@ -297,7 +298,7 @@ class SyncClient:
             wait_for=wait_for,
             timeout_s=timeout_s,
         )
-        return self._running().run(call)
+        return loop.run(call)
 
     def predict(
         self,
@@ -308,10 +309,11 @@ class SyncClient:
         event_time_us: int | None = None,
         timeout_s: float | None = None,
     ) -> Answer:
+        loop = self._running()
         call = self._client.predict(
             user_id, ids=ids, features=features, event_time_us=event_time_us, timeout_s=timeout_s
         )
-        return self._running().run(call)
+        return loop.run(call)
 
     def rank(
         self,
@@ -322,8 +324,9 @@ class SyncClient:
         event_time_us: int | None = None,
         timeout_s: float | None = None,
     ) -> list[Ranked]:
+        loop = self._running()
         call = self._client.rank(user_id, candidates, score=score, event_time_us=event_time_us, timeout_s=timeout_s)
-        return self._running().run(call)
+        return loop.run(call)
 
     def _running(self) -> Loop:
         if self._loop is None:
