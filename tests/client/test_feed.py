@@ -23,7 +23,10 @@ def observe(feed: Feed, *deeds: int) -> None:
 
 def taken(feed: Feed) -> list[str]:
     """All that is to be written now, in short."""
-    return [in_short(message) for message in iter(feed.take, None)]
+    texts = []
+    while (message := feed.take()) is not None:
+        texts.append(in_short(message))
+    return texts
 
 
 def in_short(message: Message) -> str:
