@@ -121,7 +121,7 @@ async def test_a_user_whose_session_is_forgotten_is_told_and_begins_anew() -> No
         while (rest := await peer.read()) is not None:
             await peer.answer(rest)
 
-    async with played() as router, client_of(router) as client:
+    async with played() as router, client_of(router, exchange_in_flight_max=1) as client:
         router.exchange_scripts.append(forgetting)
         async with client.exchange() as exchange:
             calls = (exchange.observe("ann", ids=[5], outcome=1.0), exchange.observe("bob", ids=[6], outcome=1.0))
@@ -161,6 +161,7 @@ async def test_a_go_away_is_followed_when_the_replies_are_in() -> None:
         await peer.go_away()
         assert await peer.read() is None
         await peer.answer(frame)
+        await asyncio.Event().wait()
 
     sleeps = Sleeps()
     async with played() as router, client_of(router, sleeps=sleeps) as client:
@@ -224,6 +225,28 @@ async def test_a_full_buffer_gives_up_the_oldest_of_whoever_was_idle_longest() -
         assert (exchange.num_kept, exchange.at_risk) == (8, 4)
         with pytest.raises(DeadlineExceeded, match="users not durable"):
             await exchange.close(AT_ONCE_S)
+
+
+async def test_what_was_given_up_and_forgotten_is_counted_once() -> None:
+    async def dying(peer: ExchangePeer) -> None:
+        await peer.open()
+        while not (frame := await frame_of(peer)).closes:
+            await peer.answer(frame)
+        for state in peer.router.states.values():
+            state.forget()
+        await peer.end(grpc.StatusCode.UNAVAILABLE)
+
+    async with played() as router, client_of(router, replay_events_max=4, in_flight_max=4) as client:
+        router.exchange_scripts.append(dying)
+        async with client.exchange() as exchange:
+            await observe_all(exchange, *[("ann", 5)] * 9)
+            await exchange.durable()
+            assert (exchange.num_users, exchange.lost, exchange.at_risk) == (0, 4, 0)
+            call = asyncio.create_task(exchange.observe("ann", ids=[7], outcome=1.0))
+            await asyncio.sleep(0)
+            assert (exchange.num_users, exchange.lost) == (1, 4)
+            assert (await call).lost == exchange.lost == 4
+    assert learned(router) == [[5, 5, 5, 5, 5, 7]]
 
 
 BAD_EVENTS: dict[str, tuple[dict[str, object], str]] = {

@@ -152,7 +152,7 @@ async def test_a_go_away_is_followed_to_another_router_when_the_replies_are_in()
         await half_closed(peer)
         await peer.write(result=peer.state.consume(pb.Observation(seq=1)))
         left.set_result(True)
-        await peer.serve()
+        await asyncio.Event().wait()
 
     async def half_closed(peer: Peer) -> None:
         assert await peer._context.read() is grpc.aio.EOF
@@ -239,6 +239,35 @@ async def test_without_a_store_it_is_opened_again_without_durability() -> None:
         assert session.num_kept == 0
         with pytest.raises(NoStore):
             await session.durable()
+
+
+async def test_a_close_waits_for_what_is_unanswered() -> None:
+    async def slow(peer: Peer) -> None:
+        await peer.open()
+        read.set_result((await peer.read()).observation.seq)
+        await told.wait()
+        await peer.end(grpc.StatusCode.UNAVAILABLE)
+
+    async def storeless(peer: Peer) -> None:
+        await peer.read()
+        await peer.end(grpc.StatusCode.FAILED_PRECONDITION, pb.REASON_NO_STORE)
+
+    told = asyncio.Event()
+    read: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    sleeps = Sleeps()
+    async with played(storeless, slow, has_store=False) as router, client_of(router, sleeps=sleeps) as client:
+        session = client.session("ann")
+        with pytest.raises(SessionClosed, match="is not open"):
+            await session.observe(ids=[5])
+        await session.open()
+        call = asyncio.create_task(session.observe(ids=[5], outcome=1.0))
+        await read
+        closing = asyncio.create_task(session.close())
+        await asyncio.sleep(0)
+        told.set()
+        await closing
+        assert (await call).applied
+        assert sleeps.taken == [0.025]
 
 
 async def test_a_call_whose_time_is_up_says_so_and_the_session_goes_on() -> None:
