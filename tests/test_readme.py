@@ -1,4 +1,4 @@
-"""The README's two programs, as they stand there, against the service that they talk about."""
+"""The README's programs, as they stand there, against the service that they talk about."""
 
 import re
 import subprocess
@@ -41,6 +41,25 @@ def test_the_quickstart_learns_and_answers(tmp_path: Path) -> None:
     chances = [float(chance) for chance in lines[-1].partition("[")[2].rstrip("]").split(",")]
     assert len(chances) == 3
     assert all(0 < chance < 1 for chance in chances)
+
+
+def test_the_client_observes_ranks_and_waits_until_it_is_durable(tmp_path: Path) -> None:
+    source = program("evercurrent.connect(")
+    assert ADDRESS in source
+    with run_cluster(num_workers=2, store=f"sqlite:{tmp_path}/store.db") as cluster:
+        run = subprocess.run(
+            [sys.executable, "-c", source.replace(ADDRESS, cluster.address)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert run.returncode == 0, run.stderr
+    version, ranked, predicted, durable = run.stdout.splitlines()
+    assert version.startswith("version 1: predicted 0.")
+    assert sorted(ranked.removeprefix("best first: [").rstrip("]").split(", ")) == ["4", "9"]
+    assert predicted.startswith("item 4: 0.")
+    assert durable == "durable up to 1"
 
 
 def test_the_model_of_ones_own_serves_and_learns(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 """The command line: `evercurrent`, or `python -P -m evercurrent.cli`."""
 
-from evercurrent.cli.app import main
+from evercurrent.cli.entry import main
 
 __all__ = ["main"]

@@ -63,7 +63,7 @@ class Cluster:
     children: dict[str, Child] = field(default_factory=dict)
     router_name: str = "router-0"
     starters: dict[str, Callable[[str], Child]] = field(default_factory=dict)
-    """How each worker is started, at an address."""
+    """How each process is started, at an address."""
 
     @property
     def address(self) -> str:
@@ -86,7 +86,7 @@ class Cluster:
         return {name: code for name, code in codes.items() if code is not None}
 
     def restart(self, name: str) -> None:
-        """Starts a worker that has ended, or is about to, once more at its address. Returns when it is ready."""
+        """Starts a process that has ended, or is about to, once more at its address. Returns when it is ready."""
         old = self.children[name]
         old.process.wait()
         _close_pipes(old)
@@ -136,9 +136,12 @@ def run_cluster(
                 cluster.children[name] = start_worker(name, "127.0.0.1:0")
             _wait_ready(cluster.children.values())
             members = ",".join(f"{name}={child.address}" for name, child in cluster.children.items())
-            cluster.children[cluster.router_name] = start(
-                "router", cluster.router_name, _options(address=router_address, workers=members)
-            )
+
+            def start_router(address: str | None) -> Child:
+                return start("router", cluster.router_name, _options(address=address, workers=members))
+
+            cluster.starters[cluster.router_name] = start_router
+            cluster.children[cluster.router_name] = start_router(router_address)
             _wait_ready([cluster.children[cluster.router_name]])
             yield cluster
         except BaseException:

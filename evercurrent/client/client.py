@@ -1,0 +1,200 @@
+"""`connect` and the client that it gives: where sessions, exchanges and single calls begin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Literal, Self
+
+from evercurrent.client import channel as channel
+from evercurrent.client.connection import Connection
+from evercurrent.client.errors import InvalidRequest, SessionClosed
+from evercurrent.client.exchange import Exchange
+from evercurrent.client.options import DEFAULT_PARTS, DEFAULT_RETRY, OnFull, Options, Parts, Retry, addresses_of
+from evercurrent.client.requests import Candidate, Outcome
+from evercurrent.client.results import Answer, Ranked, Result, Score, first_value, ranking
+from evercurrent.client.session import Session
+from evercurrent.client.transport import transport_of
+from evercurrent.v1 import observation_pb2 as pb
+from evercurrent.v1.session_pb2 import ObserveRequest, PredictRequest
+
+WaitFor = Literal["applied", "durable"]
+
+WAITS: dict[str, pb.WaitFor] = {"applied": pb.WAIT_FOR_APPLIED, "durable": pb.WAIT_FOR_DURABLE}
+
+
+class Client:
+    """A connection to the routers of one service. Made by `connect`; used with `async with`."""
+
+    def __init__(self, addresses: tuple[str, ...], mode: str, options: Options, parts: Parts) -> None:
+        self._addresses = addresses
+        self._factory = transport_of(mode)
+        self._options = options
+        self._parts = parts
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> Self:
+        transport = self._factory(self._addresses, self._options)
+        self._connection = Connection(transport, self._options, self._parts)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of all connections. Sessions are closed before, by who opened them. Idempotent."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.transport.close()
+
+    def session(self, user_id: str, *, session_id: str | None = None) -> Session:
+        """A session of a user; with the `session_id` of an earlier one it goes on where that one ended.
+
+        Raises:
+            InvalidRequest: the session id is no ULID.
+        """
+        return Session(self._open(), user_id, session_id)
+
+    def exchange(self) -> Exchange:
+        """Sessions of many users on one stream, for backends."""
+        return Exchange(self._open())
+
+    async def observe(
+        self,
+        user_id: str,
+        *,
+        ids: Iterable[int] = (),
+        features: Iterable[float] = (),
+        outcome: Outcome = None,
+        event_time_us: int | None = None,
+        observation_id: str = "",
+        wait_for: WaitFor = "applied",
+        timeout_s: float | None = None,
+    ) -> Result:
+        """One observation, for scripts: repeated until it is answered or time is up, and applied at most once.
+
+        Raises:
+            InvalidRequest: the observation does not fit the model.
+            Unavailable: no answer in time; the observation may have been applied.
+            NoStore: `wait_for="durable"` on a service without a store.
+        """
+        if wait_for not in WAITS:
+            raise InvalidRequest(f'wait_for is "{wait_for}"; it is "applied" or "durable"', field="wait_for")
+        connection = self._open()
+        timeout_s = self._options.timeout_s if timeout_s is None else timeout_s
+        time_us = self._parts.now_us() if event_time_us is None else event_time_us
+        request = ObserveRequest(
+            user_id=user_id,
+            session_id=self._parts.new_session_id(),
+            namespace=self._options.namespace,
+            model=self._options.model,
+            wait_for=WAITS[wait_for],
+            timings=self._options.timings,
+        )
+
+        async def call() -> Result:
+            if not request.HasField("observation"):
+                encoder = await connection.encoder()
+                request.observation.CopyFrom(encoder.observation(ids, features, outcome, time_us, observation_id))
+                request.observation.seq = 1
+            return Result.of((await connection.transport.observe(request, timeout_s)).result)
+
+        return await connection.retried(call, timeout_s)
+
+    async def predict(
+        self,
+        user_id: str,
+        *,
+        ids: Iterable[int] = (),
+        features: Iterable[float] = (),
+        event_time_us: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """One prediction, for scripts. Changes nothing. Raises as `observe`."""
+        return await self._ask(user_id, [{"ids": ids, "features": features}], event_time_us, timeout_s)
+
+    async def rank(
+        self,
+        user_id: str,
+        candidates: Sequence[Candidate],
+        *,
+        score: Score = first_value,
+        event_time_us: int | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Ranked]:
+        """Candidates by what is predicted for them, best first, for scripts. Raises as `observe`."""
+        return ranking(candidates, await self._ask(user_id, candidates, event_time_us, timeout_s), score)
+
+    async def _ask(
+        self, user_id: str, candidates: Sequence[Candidate], event_time_us: int | None, timeout_s: float | None
+    ) -> Answer:
+        connection = self._open()
+        timeout_s = self._options.timeout_s if timeout_s is None else timeout_s
+        time_us = self._parts.now_us() if event_time_us is None else event_time_us
+
+        request = PredictRequest(
+            user_id=user_id,
+            namespace=self._options.namespace,
+            model=self._options.model,
+            timings=self._options.timings,
+        )
+
+        async def call() -> Answer:
+            if not request.HasField("query"):
+                request.query.CopyFrom((await connection.encoder()).query(candidates, time_us))
+            response = await connection.transport.predict(request, timeout_s)
+            return Answer.of(response.result, len(candidates))
+
+        return await connection.retried(call, timeout_s)
+
+    def _open(self) -> Connection:
+        if self._connection is None:
+            raise SessionClosed("the client is not connected: use it within `async with`")
+        return self._connection
+
+
+def connect(
+    addresses: str | Sequence[str],
+    *,
+    namespace: str = "",
+    model: str = "",
+    mode: str = "router",
+    timeout_s: float = Options.timeout_s,
+    open_timeout_s: float = Options.open_timeout_s,
+    close_timeout_s: float = Options.close_timeout_s,
+    in_flight_max: int = Options.in_flight_max,
+    exchange_in_flight_max: int = Options.exchange_in_flight_max,
+    exchange_users_max: int = Options.exchange_users_max,
+    replay_events_max: int = Options.replay_events_max,
+    replay_bytes_max: int = Options.replay_bytes_max,
+    on_full: OnFull = Options.on_full,
+    timings: bool = False,
+    retry: Retry = DEFAULT_RETRY,
+    parts: Parts = DEFAULT_PARTS,
+) -> Client:
+    """A client of the service whose routers listen at these addresses; nothing is connected before `async with`.
+
+    `addresses` is "host:port", several of them with commas or in a list; the next is tried when one fails. `timeout_s`
+    is how long a call waits for its answer if it does not say otherwise. The other options: see `Options`.
+
+    Raises:
+        InvalidRequest: an address or option that cannot be.
+    """
+    options = Options(
+        namespace=namespace,
+        model=model,
+        timeout_s=timeout_s,
+        open_timeout_s=open_timeout_s,
+        close_timeout_s=close_timeout_s,
+        in_flight_max=in_flight_max,
+        exchange_in_flight_max=exchange_in_flight_max,
+        exchange_users_max=exchange_users_max,
+        replay_events_max=replay_events_max,
+        replay_bytes_max=replay_bytes_max,
+        on_full=on_full,
+        timings=timings,
+        retry=retry,
+    )
+    return Client(addresses_of(addresses), mode, options, parts)

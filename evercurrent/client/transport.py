@@ -1,0 +1,114 @@
+"""What a client needs of whatever carries its messages: a small Protocol, and the registry of its implementations.
+
+`evercurrent.client.channel` is the one over gRPC. Another registers itself by `register_transport` under a mode, and
+`connect(..., mode=...)` uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from evercurrent.client.errors import Ending, InvalidRequest
+from evercurrent.client.options import Options
+from evercurrent.v1 import admin_pb2
+from evercurrent.v1.session_pb2 import (
+    ExchangeRequest,
+    ExchangeResponse,
+    ObserveRequest,
+    ObserveResponse,
+    PredictRequest,
+    PredictResponse,
+    SessionRequest,
+    SessionResponse,
+)
+
+Q_contra = TypeVar("Q_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+
+class StreamEnded(Exception):
+    """A stream was written to after its end. `read` gives what was still to come, then None."""
+
+
+class CallFailed(Exception):
+    """A unary call ended otherwise than with its response. `ending` says how."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(str(ending))
+        self.ending = ending
+
+
+class Stream(Protocol[Q_contra, R_co]):
+    """A bidirectional stream. One task writes, one reads."""
+
+    async def write(self, request: Q_contra) -> None:
+        """Send a message; returns when there is room for the next.
+
+        Raises:
+            StreamEnded: the stream has ended.
+        """
+
+    async def done_writing(self) -> None:
+        """Half-close: nothing more will be written. Harmless on a stream that has ended."""
+
+    async def read(self) -> R_co | None:
+        """The next message; None once the stream has ended. Never raises for an ending."""
+
+    async def ending(self) -> Ending:
+        """How the stream ended; to be asked after `read` gave None."""
+
+    def cancel(self) -> None:
+        """Leave the stream at once, whatever is on the way. Harmless on one that has ended."""
+
+
+class Transport(Protocol):
+    """A way to the service. Streams and calls go to one of its routers at a time, the current one."""
+
+    def session(self) -> Stream[SessionRequest, SessionResponse]:
+        """A new Session stream."""
+
+    def exchange(self) -> Stream[ExchangeRequest, ExchangeResponse]:
+        """A new Exchange stream."""
+
+    async def observe(self, request: ObserveRequest, timeout_s: float) -> ObserveResponse:
+        """The unary call. Raises CallFailed."""
+
+    async def predict(self, request: PredictRequest, timeout_s: float) -> PredictResponse:
+        """The unary call. Raises CallFailed."""
+
+    async def describe(self, timeout_s: float) -> admin_pb2.ModelDescription:
+        """What the service's model takes and gives. Raises CallFailed."""
+
+    @property
+    def current(self) -> int:
+        """Which router is used now: to be remembered by who opens a stream."""
+
+    def turn(self, failed: int) -> None:
+        """Use another router from now on, if `failed` is still the current one."""
+
+    async def close(self) -> None:
+        """Let go of all connections. Nothing is used afterwards."""
+
+
+Factory = Callable[[tuple[str, ...], Options], Transport]
+"""Makes a transport to these addresses; called within the running loop that will use it."""
+
+_FACTORIES: dict[str, Factory] = {}
+
+
+def register_transport(mode: str, factory: Factory) -> None:
+    """Make a mode of `connect` known."""
+    _FACTORIES[mode] = factory
+
+
+def transport_of(mode: str) -> Factory:
+    """The factory of a mode.
+
+    Raises:
+        InvalidRequest: there is none of this name here.
+    """
+    if mode in _FACTORIES:
+        return _FACTORIES[mode]
+    known = ", ".join(sorted(_FACTORIES))
+    raise InvalidRequest(f'mode "{mode}" is not available in this installation; there is: {known}', field="mode")
