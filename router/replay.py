@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,10 +127,10 @@ class ReplayLog:
         records, ordinals = records[ours], ordinals[ours]
         order = np.argsort(records["tag"], kind="stable")
         records, ordinals = records[order], ordinals[order]
-        starts = np.flatnonzero(np.diff(records["tag"], prepend=np.int64(-1))).tolist()
+        bounds = [*np.flatnonzero(np.diff(records["tag"], prepend=np.int64(-1))).tolist(), len(records)]
         return {
             int(records["tag"][start]): self._kept(records[start:end], ordinals[start:end])
-            for start, end in zip(starts, [*starts[1:], len(records)], strict=True)
+            for start, end in pairwise(bounds)
         }
 
     def compact(self) -> None:

@@ -37,7 +37,7 @@ async def get_top_users(core: RoutingCore, request: admin_pb2.GetTopUsersRequest
         raise refused(pb.REASON_PROTOCOL, "order", f"{order} is no order")
     asked = worker_pb2.TopUsersRequest(num=num, order=order)
     async with asyncio.TaskGroup() as tasks:
-        asking = {link.name: tasks.create_task(_ask(link, asked)) for link in core.links}
+        asking = {link.name: tasks.create_task(_ask(link, asked)) for link in core.links.values()}
     response = admin_pb2.GetTopUsersResponse()
     users: list[admin_pb2.TopUser] = []
     for worker, task in asking.items():

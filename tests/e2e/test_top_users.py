@@ -53,7 +53,7 @@ async def test_the_first_of_all_workers_are_told_with_what_they_cost(service: Se
     assert (hot.half_life_s, list(hot.missing_workers)) == (HALF_LIFE_S, [])
     for one in hot.users:
         slot, worker = service.core.worker_of("", one.user_id)
-        assert (one.slot, one.worker, one.namespace) == (slot, service.core.ring.names[worker], "")
+        assert (one.slot, one.worker, one.namespace) == (slot, service.core.links[worker].name, "")
         assert one.step_ms_per_s > 0
     of_one = [user for user in hot.users if user.worker == "worker-0"]
     assert [user.user_id for user in of_one] == users[::2]
