@@ -90,7 +90,7 @@ def test_a_reserved_worker_is_listed_and_joins_when_it_is_started() -> None:
 
 def test_a_process_that_does_not_end_in_time_is_killed_and_named() -> None:
     with run_cluster(num_workers=1, store="memory:") as cluster:
-        with cluster.paused("worker-0"), pytest.raises(ClusterError, match="worker-0 did not end within 0.1 s"):
+        with cluster.paused("worker-0"), pytest.raises(ClusterError, match=r"worker-0 did not end within 0\.1 s"):
             cluster.terminate("worker-0", 0.1)
         assert cluster.ended() == {"worker-0": -signal.SIGKILL}
 
