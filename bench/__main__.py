@@ -119,6 +119,27 @@ def rolling(
     run_and_report("rolling", json, seed, lambda watch: measure(Options(quick, seed), watch, users, rate))
 
 
+@app.command()
+def failover(
+    quick: Quick = False,
+    json: Json = None,
+    seed: Seed = 1,
+    users: Users = 64,
+    rate: Annotated[float, typer.Option("--rate", help="Offered updates a second of all users.", min=1)] = 500.0,
+) -> None:
+    """What clients notice when a worker is killed, or lies still and comes back as a zombie.
+
+    The users send to a router and two workers on SQLite, half of them through the SDK, half on plain streams that never
+    send anything again. What became of each update is shown as by rolling. recovery is from the SIGKILL of a user's
+    worker to the user's first correct reply to an update that was to be sent after it; zombie_recovery is the same from
+    the SIGSTOP of a worker that goes on 35 s later (--quick: 3 s). Both hold the time until the user's next update,
+    users/rate on average.
+    """
+    from bench.failover import measure
+
+    run_and_report("failover", json, seed, lambda watch: measure(Options(quick, seed), watch, users, rate))
+
+
 def run_and_report(name: str, path: Path | None, seed: int, measure: Callable[[Watch], tuple[Metric, ...]]) -> None:
     """Runs one bench and reports it. Ctrl-C, or a reply that is no applied update, ends what was started and writes
     nothing."""
