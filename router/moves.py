@@ -29,8 +29,10 @@ RETRY_US = 50_000
 
 @dataclass(slots=True, eq=False)
 class Move:
-    """One session's way. `kept` is what was sent before, `held` what came since, packed. `owner` is a worker that is
-    said to serve it. `link` owes an answer: to the question for it, if it `is_asked`, or to what was sent before."""
+    """One session's way. `kept` is what was sent before (None: it is in the log still), `held` what came since, packed.
+    `owner` is a worker that is said to serve it. `link` owes an answer: to the question for it, if it `is_asked`, or to
+    what was sent before. `origin` is the link that it comes from, if it may come back there; `next_seq` what the feed
+    would have gone on with from which another took the session over. One that `is_over` waits for its link alone."""
 
     deadline_us: int
     patient_until_us: int
@@ -40,6 +42,9 @@ class Move:
     refusals: dict[int, pb.Rejection] = field(default_factory=dict)
     link: int = NOWHERE
     is_asked: bool = False
+    origin: int = NOWHERE
+    next_seq: int = 0
+    is_over: bool = False
     retry_at_us: int = 0
     """When it is to be asked for again; 0: as soon as a worker can be asked."""
 
@@ -79,9 +84,9 @@ class Moves:
         self._moves[sid].retry_at_us = at_us
         heapq.heappush(self._due, (at_us, sid))
 
-    def of_link(self, link: int) -> list[tuple[int, Move]]:
+    def of_link(self, link: int) -> NDArray[np.intp]:
         """The sessions that this link owes an answer of."""
-        return [(sid, move) for sid, move in self._moves.items() if move.link == link]
+        return np.array([sid for sid, move in self._moves.items() if move.link == link], np.intp)
 
     def due(self, now_us: int) -> list[tuple[int, Move]]:
         """The moves to look at now, each once."""
@@ -111,7 +116,7 @@ class Replay:
     @property
     def last_muted_seq(self) -> int:
         """The last seq that is applied again; 0: none."""
-        return int(self.kept.records["seq"][self.num_muted - 1]) if self.num_muted else 0
+        return int(self.kept.records["seq"][: self.num_muted].max(initial=0))
 
 
 def replay(kept: Kept, num_answered: int, next_seq: int | None, applied_seq: int, now_us: int) -> Replay:
