@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import grpc
@@ -143,10 +143,14 @@ class StubUser(User):
             raise WrongReplyError(text) from error
 
     async def close(self) -> None:
-        assert self._call is not None
-        await self._call.done_writing()
-        if await self._call.read() is not grpc.aio.EOF or await self._call.code() is not grpc.StatusCode.OK:
-            self._errors.add(f"{self.account.user}: its stream did not end with OK: {await self._call.details()}")
+        call = self._call
+        assert call is not None
+        # A call whose status has come refuses to be half-closed, and then tells it.
+        with suppress(asyncio.InvalidStateError):
+            await call.done_writing()
+        code = await call.code()
+        if code is not grpc.StatusCode.OK:
+            self._errors.add(f"{self.account.user}: at its close: {code.name}: {await call.details()}")
 
     async def _send(self, update: Update) -> None:
         observation = pb.Observation(seq=self._seq + 1, ids=[update.deed], value=OUTCOME)
@@ -174,13 +178,12 @@ class StubUser(User):
 
     async def _exchange(self, request: SessionRequest) -> SessionResponse:
         """Write, and read one response. Raises AioRpcError for the end of the stream."""
-        call = self._call
+        call, response = self._call, grpc.aio.EOF
         assert call is not None
-        try:
+        # A call whose status has come refuses to be written to, and then tells it.
+        with suppress(asyncio.InvalidStateError):
             await call.write(request)
             response = await call.read()
-        except asyncio.InvalidStateError:
-            response = grpc.aio.EOF
         if response is grpc.aio.EOF:
             raise grpc.aio.AioRpcError(
                 await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()

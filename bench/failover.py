@@ -33,15 +33,15 @@ WORKERS = ("worker-0", "worker-1")
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How long the quiet before is, how often each worker is killed, how long one lies still."""
+    """How long the quiet before is, who is killed one after the other, how long one lies still."""
 
     steady_s: float
-    kills_each: int
+    killed: tuple[str, ...]
     still_s: float
 
 
-FULL = Sizes(steady_s=10.0, kills_each=3, still_s=35.0)
-QUICK = Sizes(steady_s=1.0, kills_each=1, still_s=3.0)
+FULL = Sizes(steady_s=10.0, killed=3 * WORKERS, still_s=35.0)
+QUICK = Sizes(steady_s=1.0, killed=WORKERS[1:], still_s=3.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ async def _drive(
     cluster: Cluster, watch: Watch, sizes: Sizes, num_users: int, rate_per_s: float, seed: int
 ) -> tuple[Crowd, Errors, Errors, Course]:
     names = [f"failover-{number}" for number in range(num_users)]
-    num_steps = 2 + sizes.kills_each * len(WORKERS)
+    num_steps = 2 + len(sizes.killed)
     with pacing.precise_clock() as clock, watch.stage("workers die under load", num_steps) as advance:
         async with load.connect(cluster.address) as channel:
             members = Members(channel, names)
@@ -141,9 +141,8 @@ async def _drive(
                 await members.settled(*WORKERS)
                 async with users.sending():
                     await saboteur.quiet(sizes.steady_s)
-                    for _ in range(sizes.kills_each):
-                        for name in WORKERS:
-                            await saboteur.kill(name)
+                    for name in sizes.killed:
+                        await saboteur.kill(name)
                     await saboteur.lie_still(WORKERS[0], sizes.still_s)
     return users, client_errors, stub_errors, saboteur.course
 

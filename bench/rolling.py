@@ -42,14 +42,15 @@ ROUTER_GRACE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How long the quiet before is, and how often all is done."""
+    """How long the quiet before is, which workers are restarted, and how often all is done."""
 
     steady_s: float
+    restarted: tuple[str, ...]
     num_rounds: int
 
 
-FULL = Sizes(steady_s=10.0, num_rounds=3)
-QUICK = Sizes(steady_s=1.0, num_rounds=1)
+FULL = Sizes(steady_s=10.0, restarted=WORKERS, num_rounds=3)
+QUICK = Sizes(steady_s=1.0, restarted=WORKERS[:1], num_rounds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ async def _drive(
     cluster: Cluster, watch: Watch, sizes: Sizes, num_users: int, rate_per_s: float, seed: int
 ) -> tuple[Crowd, Errors, Course]:
     names = [f"rolling-{number}" for number in range(num_users)]
-    num_steps = 1 + sizes.num_rounds * (2 * len(WORKERS) + 3)
+    num_steps = 1 + sizes.num_rounds * (2 * len(sizes.restarted) + 3)
     with pacing.precise_clock() as clock, watch.stage("restarts under load", num_steps) as advance:
         async with load.connect(cluster.address) as channel:
             people = crowd(cluster.address, names, [], rate_per_s, seed, clock)
@@ -174,7 +175,7 @@ async def _drive(
                 async with users.sending():
                     await operator.quiet(sizes.steady_s)
                     for _ in range(sizes.num_rounds):
-                        for name in WORKERS:
+                        for name in sizes.restarted:
                             await operator.restart_worker(name)
                         await operator.add(THIRD)
                         await operator.remove(THIRD, *WORKERS)
