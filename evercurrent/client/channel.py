@@ -11,6 +11,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+from evercurrent.channels import CHANNEL_OPTIONS
 from evercurrent.client.errors import Ending
 from evercurrent.client.options import Options
 from evercurrent.client.transport import CallFailed, Stream, StreamEnded, register_transport
@@ -28,13 +29,8 @@ from evercurrent.v1.session_pb2 import (
 
 R = TypeVar("R")
 
-MESSAGE_BYTES_MAX = 16 << 20
-
-CHANNEL_OPTIONS: list[tuple[str, int]] = [
-    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+OPTIONS = [
+    *CHANNEL_OPTIONS,
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
@@ -129,7 +125,7 @@ class Channels:
     def _channel(self) -> grpc.aio.Channel:
         if self._current not in self._channels:
             address = self._addresses[self._current]
-            self._channels[self._current] = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+            self._channels[self._current] = grpc.aio.insecure_channel(address, options=OPTIONS)
         return self._channels[self._current]
 
     @property
