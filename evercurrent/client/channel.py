@@ -91,6 +91,9 @@ class Channels:
         self._channels: dict[int, grpc.aio.Channel] = {}
         self._current = 0
 
+    async def open(self) -> None:
+        """There is nothing to begin."""
+
     @property
     def current(self) -> int:
         return self._current
@@ -117,7 +120,14 @@ class Channels:
         response: admin_pb2.DescribeModelResponse = await _answered(stub.DescribeModel(request, timeout=timeout_s))
         return response.model
 
-    async def close(self) -> None:
+    async def list_workers(self, timeout_s: float) -> admin_pb2.ListWorkersResponse:
+        """The workers that the current router knows of. Raises CallFailed."""
+        stub = admin_pb2_grpc.AdminServiceStub(self._channel)
+        request = admin_pb2.ListWorkersRequest()
+        response: admin_pb2.ListWorkersResponse = await _answered(stub.ListWorkers(request, timeout=timeout_s))
+        return response
+
+    async def close(self, timeout_s: float) -> None:
         for channel in self._channels.values():
             await channel.close()
 
