@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -64,9 +64,16 @@ class _Linked:
 
 
 class Routing:
-    """`run` is its life. `ready` is set when the first ring stands."""
+    """`run` is its life. `ready` is set when the first ring stands. `lost` is called when a worker's link is lost."""
 
-    def __init__(self, source: Source, name: str, bounds: Bounds, link_silence_s: float) -> None:
+    def __init__(
+        self,
+        source: Source,
+        name: str,
+        bounds: Bounds,
+        link_silence_s: float,
+        lost: Callable[[], None] | None = None,
+    ) -> None:
         self.core = RoutingCore(bounds, monotonic_us, _call_later)
         self.membership = Membership()
         self.ready = asyncio.Event()
@@ -75,6 +82,7 @@ class Routing:
         self._source = source
         self._name = name
         self._link_silence_s = link_silence_s
+        self._lost = lost
         self._listed: Listing = {}
         self._links: dict[str, _Linked] = {}
         self._weights: dict[str, int] = {}
@@ -103,6 +111,8 @@ class Routing:
         """A worker's link is lost."""
         self.membership.down(name, monotonic_us())
         self._is_changed.set()
+        if self._lost is not None:
+            self._lost()
 
     def drain(self, name: str) -> None:
         """A worker is about to stop, and waits to hear which slots it still has."""
