@@ -744,6 +744,8 @@ class RoutingCore:
                 feed.ended([sid], rejection(pb.REASON_SEQ_GAP, "seq", text))
             self._turn_away(sid, index, move)
             return
+        assert move.kept is not None, "who plans has all that is kept"
+        self.log.num_dropped += len(move.kept.records) - len(plan.stays.records)
         self.moves.end(sid)
         self.num_moved += not was_opening and index != move.origin
         sessions.worker[sid] = index
@@ -770,7 +772,7 @@ class RoutingCore:
         nobody it goes on if something comes after it."""
         if self.sessions.feed[sid] != NOBODY:
             return not self.sessions.wait_durable[sid]
-        return len(plan.kept.records) > 0
+        return len(plan.sent.records) > 0
 
     def _plan(self, sid: int, move: Move, applied_seq: int, was_opening: bool) -> Replay | None:
         """What a worker that has so much of a session is to be sent; None: it is not to serve it yet."""
@@ -825,11 +827,11 @@ class RoutingCore:
             link.num_in_flight += 1
             self._mute(sid, 1)
         self._mute(sid, plan.num_muted)
-        if num_events := len(plan.kept.records):
+        self.log.add_kept(plan.stays)
+        if num_events := len(plan.sent.records):
             link.num_in_flight += num_events
             self.num_replayed += num_events
-            self.log.add_kept(plan.kept)
-            outbox.send_kept(plan.kept)
+            outbox.send_kept(plan.sent)
 
     # --- what workers say -------------------------------------------------------------------------------------------
 
@@ -854,6 +856,9 @@ class RoutingCore:
         sid = answer.tag
         sessions = self.sessions
         move = self.moves.get(sid)
+        if move is not None and not move.is_asked:
+            # The feed that asked left before this answer: its close, and so its result, was sent all the same.
+            return
         if answer.HasField("rejection"):
             self._open_refused(sid, move, answer)
         elif move is not None:

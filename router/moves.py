@@ -106,43 +106,48 @@ class Moves:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a worker is to be sent. The first `num_muted` results are for nobody; `missing` are the first and last seq
-    of those that it lacks and that are not here any more."""
+    """What a worker is to be `sent`, and what of all that was kept `stays` for the next. The first `num_muted` results are
+    for nobody; `missing` are the first and last seq of those that it lacks and that are not here any more."""
 
-    kept: Kept
+    sent: Kept
+    stays: Kept
     num_muted: int
     missing: tuple[int, int] | None
 
     @property
     def last_muted_seq(self) -> int:
         """The last seq that is applied again; 0: none."""
-        return int(self.kept.records["seq"][: self.num_muted].max(initial=0))
+        return int(self.sent.records["seq"][: self.num_muted].max(initial=0))
 
 
 def replay(kept: Kept, num_answered: int, next_seq: int | None, applied_seq: int, now_us: int) -> Replay:
     """What a worker lacks that has consumed `applied_seq` of a session, of what is kept of it.
 
-    `next_seq` is what its feed was told to go on with; None: it was told nothing yet, and goes on wherever it is told.
-    Answered events are applied again whatever their time is by now; the time of the others goes on. `now_us` is of the
-    clock that stamped them.
+    `next_seq` is what its feed was told to go on with; None: it was told nothing yet, and goes on wherever it is told:
+    what cannot follow what the worker has is given up. Answered events are applied again whatever their time is by now;
+    the time of the others goes on. `now_us` is of the clock that stamped them.
     """
     records, ordinals = kept.records, kept.ordinals
     answered = ordinals <= num_answered
     lacking = _consumes(records) & (records["seq"] > applied_seq)
-    sent = ~answered | lacking
+    is_sent = ~answered | lacking
+    missing = None
     if next_seq is not None:
         missing = _missing(records[lacking], applied_seq, next_seq)
-    else:
-        missing = None
-        if _missing(records[lacking & answered], applied_seq, 0):
-            sent = ~answered
-    records, ordinals, answered = records[sent], ordinals[sent], answered[sent]
+    elif _missing(records[lacking & answered], applied_seq, 0):
+        is_sent = ~answered
+    stays = is_sent | ~lacking
+    records, answered = records[is_sent], answered[is_sent]
     records["timeout_us"][answered] = 0
     timed = records["timeout_us"] > 0
-    if timed.any():
-        passed_us = now_us - records["stamp_us"][timed].astype(np.int64)
-        records["timeout_us"][timed] = np.maximum(records["timeout_us"][timed] - passed_us, 1)
-    return Replay(Kept(records, ordinals, kept.refusals), int(answered.sum()), missing)
+    passed_us = now_us - records["stamp_us"][timed].astype(np.int64)
+    records["timeout_us"][timed] = np.maximum(records["timeout_us"][timed] - passed_us, 1)
+    return Replay(
+        Kept(records, ordinals[is_sent], kept.refusals),
+        Kept(kept.records[stays], ordinals[stays], kept.refusals),
+        int(answered.sum()),
+        missing,
+    )
 
 
 def _consumes(records: Records) -> NDArray[np.bool_]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -26,9 +26,13 @@ from tests.toys import Counting
 from worker.engine import Clock, Engine
 from worker.incarnation import Incarnation, Plan
 from worker.link import SERVICE, WorkerService
+from worker.ownership import Timing
 from worker.server import EMBEDDED_TIMING
 
 RESIDENTS_MAX = 5000
+
+TIMING = replace(EMBEDDED_TIMING, hold_us=0)
+"""Slots may move at once."""
 
 LINK_SILENCE_S = 60.0
 """No test is about a machine that is slow."""
@@ -126,6 +130,7 @@ async def running_worker(
     has_store: bool = True,
     has_event_log: bool = False,
     stop_timeout_s: float = 10.0,
+    timing: Timing = TIMING,
 ) -> AsyncIterator[Worker]:
     """A worker, which is stopped cleanly in the end unless it `is_dead`."""
     server = await new_server([], [SERVICE])
@@ -135,7 +140,7 @@ async def running_worker(
         bound,
         residents_max,
         batch_max=1024,
-        timing=EMBEDDED_TIMING,
+        timing=timing,
         has_store=has_store,
         has_event_log=has_event_log,
         stop_timeout_s=stop_timeout_s,

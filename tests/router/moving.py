@@ -197,12 +197,13 @@ class Worker:
         if user in self.states:
             return None
         owner = self.world.owners.get(user)
-        if self.mood in ("claim", "late") or owner == self.index:
+        if self.mood in ("claim", "late") or owner in (None, self.index):
             self.world.claim(user, self)
             return None
         if self.mood == "redirect":
-            name = self.world.workers[owner].name if owner is not None else ""
-            return pb.Rejection(reason=pb.REASON_NOT_OWNER, owner=name, retry_after_ms=1)
+            return pb.Rejection(
+                reason=pb.REASON_NOT_OWNER, owner=self.world.workers[owner].name, retry_after_ms=1
+            )
         reason = {
             "not_owner": pb.REASON_NOT_OWNER,
             "unavailable": pb.REASON_UNAVAILABLE,
@@ -571,7 +572,7 @@ class World:
         """No more faults: all workers serve, and what they do not know they are told."""
         self.is_slow = False
         for index, worker in self.workers.items():
-            worker.mood = "claim"
+            worker.mood = "redirect"
             self.forget_lost(worker)
             self.relink(index)
             while worker.waiting:
