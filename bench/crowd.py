@@ -22,7 +22,7 @@ from bench.accounts import NUM_DEEDS, Account, Update, View
 from bench.pacing import NS_PER_S, Clock
 from bench.report import Metric
 from bench.run import WrongReplyError
-from evercurrent.client import Client, EvercurrentError, Result, Session, Status
+from evercurrent.client import Client, EvercurrentError, Session, Status
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import session_pb2_grpc
 from evercurrent.v1.session_pb2 import SessionOpen, SessionRequest, SessionResponse
@@ -72,9 +72,15 @@ class User(ABC):
     async def close(self) -> None:
         """After the last update was answered."""
 
-    def _answered(self, update: Update, prediction: Sequence[float]) -> None:
+    def _answered(self, update: Update, status: int, prediction: Sequence[float], otherwise: object) -> None:
+        """Note a reply. One of another status is an error, told by `otherwise`."""
         update.replied_ns = self._clock.now_ns()
-        update.view = View(int(prediction[0]), int(prediction[1]))
+        if status == Status.APPLIED:
+            update.view = View(int(prediction[0]), int(prediction[1]))
+        elif status == Status.DUPLICATE:
+            update.is_duplicate = True
+        else:
+            self._errors.add(f"{self.account.user}: {otherwise}")
 
     def _failed(self, update: Update, text: str) -> None:
         update.replied_ns = self._clock.now_ns()
@@ -98,21 +104,13 @@ class SdkUser(User):
         except EvercurrentError as error:
             self._failed(update, f"{type(error).__name__}: {error}")
             return
-        self._take(update, result)
+        self._answered(update, result.status, result.prediction, result)
 
     async def close(self) -> None:
         try:
             await self._session.close()
         except EvercurrentError as error:
             self._errors.add(f"{self.account.user}: at its close: {type(error).__name__}: {error}")
-
-    def _take(self, update: Update, result: Result) -> None:
-        if result.status is Status.APPLIED:
-            self._answered(update, result.prediction)
-        elif result.status is Status.DUPLICATE:
-            update.replied_ns, update.is_duplicate = self._clock.now_ns(), True
-        else:
-            self._failed(update, f"observation {result.seq} is {result.status.name}: {result.rejection}")
 
 
 class StubUser(User):
@@ -161,10 +159,7 @@ class StubUser(User):
             await self._reopen()
             return
         self._seq += 1
-        if (result.seq, result.status) == (self._seq, pb.STATUS_APPLIED):
-            self._answered(update, result.prediction)
-        else:
-            self._failed(update, f"observation {self._seq} was not applied: {result}")
+        self._answered(update, result.status if result.seq == self._seq else 0, result.prediction, result)
 
     async def _reopen(self) -> None:
         while True:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
@@ -30,6 +31,9 @@ from worker.residents import Residents
 
 STATUS_INTERVAL_S = 0.2
 """Routers take a link that is silent for three times as long for lost."""
+
+LAST_WORDS_S = 1.0
+"""How long a clean stop waits for routers to take the last replies. One that does not learns of them from the store."""
 
 logger = logging.getLogger(__name__)
 
@@ -187,6 +191,9 @@ class Incarnation:
     async def _end_after(self, stop: asyncio.Event) -> None:
         await stop.wait()
         await self._drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                await self.outboxes.all_written()
         self.leaving.set()
         try:
             async with asyncio.timeout(self._stop_timeout_s):
