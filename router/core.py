@@ -444,26 +444,28 @@ class RoutingCore:
         for index, link in self.links.items():
             self._room[index] = self.bounds.in_flight_link_max - link.num_in_flight
         admission = self.sessions.admit(sids, events, self._room)
-        if not admission.accepted.all():
-            sids, events = sids[admission.accepted], events[admission.accepted]
+        if len(admission.ordinals) < len(events):
+            sids, events = sids[admission.accepted], events.compress(admission.accepted)
         workers = self.sessions.worker[sids]
-        counts = np.bincount(workers)
-        if len(self.moves) and len(counts) and counts[NOWHERE]:
-            for index in np.flatnonzero(workers == NOWHERE).tolist():
-                self._hold(int(sids[index]), events[index : index + 1].tobytes(), 1, None)
-            stays = workers != NOWHERE
-            sids, events, workers = sids[stays], events[stays], workers[stays]
-            ordinals = admission.ordinals[stays]
-            counts[NOWHERE] = 0
-        else:
-            ordinals = admission.ordinals
-        if self.has_store and len(events):
-            self.log.add_many(events, ordinals)
-        for worker in np.flatnonzero(counts).tolist():
-            share = events[workers == worker] if len(self.links) > 1 else events
-            self.links[worker].num_in_flight += len(share)
-            self._outbox(worker).send(share.tobytes(), len(share))
+        counts = np.bincount(workers).tolist()
+        if counts and counts[NOWHERE]:
+            for at in np.flatnonzero(workers == NOWHERE).tolist():
+                self._hold(int(sids[at]), events[at].tobytes(), 0, None)
+        for worker, num_events in enumerate(counts[NOWHERE + 1 :], NOWHERE + 1):
+            if num_events == len(events):
+                self._send_share(worker, events, admission.ordinals)
+            elif num_events:
+                ours = workers == worker
+                self._send_share(worker, events.compress(ours), admission.ordinals[ours])
         return admission
+
+    def _send_share(self, worker: int, events: Records, ordinals: NDArray[np.int64]) -> None:
+        """Send events that were admitted, all to one worker."""
+        raw = events.tobytes()
+        if self.has_store:
+            self.log.add_many(raw, ordinals)
+        self.links[worker].num_in_flight += len(events)
+        self._outbox(worker).send(raw, len(events))
 
     def go_away(self, message: str, grace_ms: int) -> None:
         """Have every client leave."""
@@ -952,7 +954,7 @@ class RoutingCore:
             for indexed in rejections
             if stays[indexed.index]
         ]
-        return records[stays], left
+        return records.compress(stays), left
 
     def _rejected(self, record: np.void, reason: int) -> None:
         """What was rejected without being consumed is expected again."""
@@ -1034,7 +1036,7 @@ class RoutingCore:
             return
         order = np.argsort(owners, kind="stable")
         starts = np.flatnonzero(np.diff(owners[order], prepend=-1)).tolist()
-        sorted_records = records[order]
+        sorted_records = records.take(order)
         place = {int(index): at for at, index in enumerate(order)} if rejections else {}
         moved = sorted((place[indexed.index], indexed.rejection) for indexed in rejections)
         for start, end in zip(starts, [*starts[1:], len(order)], strict=True):

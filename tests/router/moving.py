@@ -420,6 +420,9 @@ class Client:
         except Refused:
             return None
         assert sid not in self.talks
+        if not self.core.sessions.durable_seq[sid]:
+            # The session is new here: what was told of it before is not known any more.
+            self.world.told.pop(session, None)
         self.talks[sid] = Talk(session)
         return sid
 
