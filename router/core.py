@@ -27,6 +27,7 @@ from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_QUERY, Index
 from evercurrent.wire import Layout, Records, joined, watermarks
 from router.latency import Latency
 from router.moves import RETRY_US, TRANSIENT, Move, Moves, Replay, replay
+from router.outbox import Link, Outbox
 from router.replay import Kept, ReplayLog
 from router.ring import Ring
 from router.sessions import (
@@ -89,81 +90,6 @@ class Bounds:
     replay_bytes_max: int = 256 << 20
     blocks_when_full: bool = False
     move_timeout_us: int = 10_000_000
-
-
-class Outbox:
-    """What waits to be sent to one worker. Bounded by the link's in-flight bound, which the core keeps."""
-
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
-        self._opens: list[worker_pb2.LinkTagOpen] = []
-        self._events: list[bytes] = []
-        self._refusals: list[IndexedRejection] = []
-        self._num_events = 0
-        self._slots: worker_pb2.LinkSlots | None = None
-
-    def open(self, request: worker_pb2.LinkTagOpen) -> None:
-        self._opens.append(request)
-        self._wake()
-
-    def send(self, raw: bytes, num_events: int, refusal: pb.Rejection | None = None) -> None:
-        """Append packed events; a refusal belongs to the single event of kind REFUSED."""
-        if refusal is not None:
-            self._refusals.append(IndexedRejection(index=self._num_events, rejection=refusal))
-        self._events.append(raw)
-        self._num_events += num_events
-        self._wake()
-
-    def send_kept(self, kept: Kept) -> None:
-        """Append events that were kept, with their refusals."""
-        if kept.refusals:
-            for index, ordinal in enumerate(kept.ordinals.tolist()):
-                if ordinal in kept.refusals:
-                    why = kept.refusals[ordinal]
-                    self._refusals.append(IndexedRejection(index=self._num_events + index, rejection=why))
-        self.send(kept.records.tobytes(), len(kept.records))
-
-    def tell_slots(self, slots: Sequence[int]) -> None:
-        """These slots' users are sent there from now on."""
-        self._slots = worker_pb2.LinkSlots(slots=slots)
-        self._wake()
-
-    def drop(self, tags: Sequence[int], layout: Layout) -> None:
-        """Unsend the events of tags that the worker gave up. They would come after the open of the session that gets
-        such a tag next."""
-        events = layout.events(b"".join(self._events))
-        kept = ~np.isin(events["tag"], tags)
-        places = np.cumsum(kept) - 1
-        self._refusals = [
-            IndexedRejection(index=int(places[refusal.index]), rejection=refusal.rejection)
-            for refusal in self._refusals
-            if kept[refusal.index]
-        ]
-        self._events = [events[kept].tobytes()]
-        self._num_events = int(kept.sum())
-
-    def take(self) -> worker_pb2.LinkRequest:
-        """All that waits, as one message."""
-        frame = worker_pb2.LinkFrame(
-            opens=self._opens, events=b"".join(self._events), refusals=self._refusals, slots=self._slots
-        )
-        self._slots = None
-        self._opens, self._events, self._refusals, self._num_events = [], [], [], 0
-        return worker_pb2.LinkRequest(frame=frame)
-
-
-class Link:
-    """One worker as the core sees it: `outbox` is None while it is not reachable."""
-
-    def __init__(self, name: str, address: str) -> None:
-        self.name = name
-        self.address = address
-        self.incarnation = ""
-        self.outbox: Outbox | None = None
-        self.num_in_flight = 0
-        self.num_updates = 0
-        self.status = worker_pb2.WorkerStatus()
-        """As the worker said last."""
 
 
 class RoutingCore:
