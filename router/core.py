@@ -23,7 +23,7 @@ from evercurrent.errors import refused, rejection
 from evercurrent.slots import slot_of, user_key
 from evercurrent.v1 import admin_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
-from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_QUERY, EVENT_KIND_SKIP, IndexedRejection
+from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_QUERY, IndexedRejection
 from evercurrent.wire import Layout, Records, joined, watermarks
 from router.latency import Latency
 from router.moves import RETRY_US, TRANSIENT, Move, Moves, Replay, replay
@@ -664,8 +664,13 @@ class RoutingCore:
         self._ask(left)
 
     def _abandon(self, sid: int, move: Move) -> None:
-        """Nobody wants a session that moves. Its sid is free when the link that owes something of it does so no
-        more."""
+        """A session that moves does so no more; what is not durable of it is given up. Its sid is free when the link
+        that owes something of it does so no more."""
+        if self._lingers(sid):
+            if move.kept is None:
+                self._take_kept([sid])
+            kept = self._kept(sid, move)
+            self.log.num_dropped += int(np.count_nonzero(kept.ordinals <= self.sessions.num_answered[sid]))
         self.sessions.feed[sid] = NOBODY
         self.sessions.state[sid] = CLOSING
         self.sessions.num_answered[sid] = self.sessions.num_sent[sid]
@@ -707,10 +712,6 @@ class RoutingCore:
         if move.is_over:
             return
         why = rejection(pb.REASON_UNAVAILABLE, "user_id", "no worker could serve the user", RETRY_AFTER_MS)
-        if move.kept is None:
-            self._take_kept([sid])
-        kept = self._kept(sid, move)
-        self.log.num_dropped += int(np.count_nonzero(kept.ordinals <= self.sessions.num_answered[sid]))
         self._tell_refused(sid, worker_pb2.LinkTagOpened(tag=sid, rejection=why))
         self._abandon(sid, move)
 
@@ -737,11 +738,12 @@ class RoutingCore:
             move.link = index
             self._retry(sid, RETRY_US)
             return
-        if plan.missing and not self._may_skip(sid, plan):
+        feed = self._feeds.get(sessions.feed.item(sid))
+        if plan.missing and feed is not None and sessions.wait_durable[sid]:
+            # Who waits for durability keeps what is not durable.
             first, last = plan.missing
             text = f"{first} to {last} are lost here: open again, and send them again or skip them"
-            if (feed := self._feeds.get(sessions.feed.item(sid))) is not None:
-                feed.ended([sid], rejection(pb.REASON_SEQ_GAP, "seq", text))
+            feed.ended([sid], rejection(pb.REASON_SEQ_GAP, "seq", text))
             self._turn_away(sid, index, move)
             return
         assert move.kept is not None, "who plans has all that is kept"
@@ -751,7 +753,8 @@ class RoutingCore:
         sessions.worker[sid] = index
         sessions.durable_seq[sid] = answer.durable_seq = max(sessions.durable_seq.item(sid), answer.durable_seq)
         self._send_plan(sid, index, plan)
-        feed = self._feeds.get(sessions.feed.item(sid))
+        if feed is None:
+            sessions.next_seq[sid] = max(answer.applied_seq, plan.last_seq) + 1
         if was_opening:
             answer.applied_seq = max(answer.applied_seq, plan.last_muted_seq)
             sessions.activate(sid, answer.applied_seq, answer.durable_seq)
@@ -767,22 +770,17 @@ class RoutingCore:
         move.link = index
         self._abandon(sid, move)
 
-    def _may_skip(self, sid: int, plan: Replay) -> bool:
-        """Whether a session may go on without what is missing. Who waits for durability keeps what is not durable; for
-        nobody it goes on if something comes after it."""
-        if self.sessions.feed[sid] != NOBODY:
-            return not self.sessions.wait_durable[sid]
-        return len(plan.sent.records) > 0
-
     def _plan(self, sid: int, move: Move, applied_seq: int, was_opening: bool) -> Replay | None:
         """What a worker that has so much of a session is to be sent; None: it is not to serve it yet."""
         sessions = self.sessions
         if self._requests[sid].session_id and applied_seq < sessions.durable_seq[sid]:
             # It does not know yet that it owns the user no more.
             return None
-        next_seq = None if was_opening or not self._requests[sid].session_id else sessions.next_seq.item(sid)
+        next_seq: int | None = None
+        if self._requests[sid].session_id and not was_opening:
+            next_seq = 0 if sessions.feed[sid] == NOBODY else sessions.next_seq.item(sid)
         kept = self._kept(sid, move)
-        plan = replay(kept, sessions.num_answered.item(sid), next_seq, applied_seq, self.clock_us())
+        plan = replay(sid, kept, sessions.num_answered.item(sid), next_seq, applied_seq, self.clock_us())
         # What came before this feed may be on its way from another router.
         is_early = plan.missing and plan.missing[0] <= sessions.resumed_at[sid]
         return None if is_early and self.clock_us() < move.patient_until_us else plan
@@ -819,28 +817,19 @@ class RoutingCore:
         return self.sessions.num_unanswered(sid) > num_held or applied_seq + 1 < self._next_seq(sid)
 
     def _send_plan(self, sid: int, index: int, plan: Replay) -> None:
-        link, outbox = self.links[index], self._outbox(index)
-        if plan.missing:
-            skip = np.zeros(1, self.layout.event_dtype)
-            skip["kind"], skip["tag"], skip["seq"] = EVENT_KIND_SKIP, sid, plan.missing[1]
-            outbox.send(skip.tobytes(), 1)
-            link.num_in_flight += 1
-            self._mute(sid, 1)
         self._mute(sid, plan.num_muted)
         self.log.add_kept(plan.stays)
         if num_events := len(plan.sent.records):
-            link.num_in_flight += num_events
+            self.links[index].num_in_flight += num_events
             self.num_replayed += num_events
-            outbox.send_kept(plan.sent)
+            self._outbox(index).send_kept(plan.sent)
 
     # --- what workers say -------------------------------------------------------------------------------------------
 
     def receive(self, index: int, frame: worker_pb2.LinkResults) -> None:
         """Hand a worker's answers to their feeds."""
         if frame.opens:
-            self._take_kept(
-                [answer.tag for answer in frame.opens if self._lacks(answer.tag, answer.applied_seq)]
-            )
+            self._take_kept([answer.tag for answer in frame.opens if self._lacks(answer.tag, answer.applied_seq)])
         for answer in frame.opens:
             self._opened(index, answer)
         if frame.results:
@@ -894,10 +883,11 @@ class RoutingCore:
             self._abandon(sid, move)
 
     def _comes_back(self, sid: int, reason: int) -> bool:
-        """Whether a session that is refused for this reason is served a moment later, here or elsewhere."""
+        """Whether a session that is refused for this reason is served a moment later, here or elsewhere. A feed that
+        opens one of which nothing is at risk may as well come back itself."""
         if reason == pb.REASON_NOT_OWNER:
             return True
-        return self.sessions.state[sid] != OPENING and reason in TRANSIENT
+        return reason in TRANSIENT and (self.sessions.state[sid] != OPENING or self._lingers(sid))
 
     def _results(self, link: Link, records: Records, rejections: Sequence[IndexedRejection]) -> None:
         link.num_in_flight -= len(records)
