@@ -40,6 +40,11 @@ class Traffic:
             for i, (ids, outcome) in enumerate(zip(ids_NK.tolist(), outcomes_N.tolist(), strict=True))
         ]
 
+    def observations(self, num_events: int) -> list[tuple[list[int], float]]:
+        """Ids and outcomes of observations, as the Python client takes them."""
+        ids_NK, outcomes_N = self._draw(num_events)
+        return list(zip(ids_NK.tolist(), outcomes_N.tolist(), strict=True))
+
     def exchange_frame(self, first_tag: int, seq: int) -> bytes:
         """One serialised Exchange frame: the `seq`th event of each of FRAME_EVENTS sessions with adjacent tags."""
         ids_NK, outcomes_N = self._draw(FRAME_EVENTS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from typing import NoReturn, Protocol
 
 import grpc
@@ -76,6 +77,10 @@ async def keep_link(core: RoutingCore, worker: int, router: str, silence_s: floa
                 if _cancelling():
                     raise asyncio.CancelledError from group
                 logger.warning("link lost worker=%s address=%s why=%s", link.name, link.address, _first(lost))
+            except asyncio.CancelledError as error:
+                # Its frames and it hold each other, and they the connection, until the garbage collector finds them.
+                traceback.clear_frames(error.__traceback__)
+                raise
             finally:
                 if link.outbox is not None:
                     core.link_lost(worker)

@@ -92,12 +92,15 @@ class Routing:
 
     async def run(self) -> None:
         """Follow the members and keep them linked, until cancelled. Raises what the source raises."""
-        async with self._tasks:
-            self._tasks.create_task(self._keep_ring())
-            async for listing in self._source.listings():
-                self.membership.relist(listing, monotonic_us())
-                await self._reconcile(listing)
-                self._is_changed.set()
+        try:
+            async with self._tasks:
+                self._tasks.create_task(self._keep_ring())
+                async for listing in self._source.listings():
+                    self.membership.relist(listing, monotonic_us())
+                    await self._reconcile(listing)
+                    self._is_changed.set()
+        finally:
+            self._links.clear()
 
     def up(self, name: str, opened: worker_pb2.LinkOpened) -> None:
         """A worker's link is open."""

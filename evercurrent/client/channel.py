@@ -55,6 +55,13 @@ class GrpcStream:
             self._raise_if_ended()
             raise
 
+    @property
+    def has_room(self) -> bool:
+        return False
+
+    def write_now(self, request: Any) -> None:
+        raise AssertionError("gRPC's streams are written by waiting")
+
     async def done_writing(self) -> None:
         if not self._call.done():
             await self._call.done_writing()

@@ -184,7 +184,7 @@ class Exchange(Producer):
         timeout = self._options.timeout_s if timeout_s is None else timeout_s
         entered: list[asyncio.Future[Result]] = []
         async with self._within(timeout, lambda: self._unanswered_many(timeout, [one for _, one in messages])):
-            async with self._turn:
+            async with self._entering():
                 for user_id, message in messages:
                     size = message.ByteSize()
                     entered.append(await self._enter(size, partial(self._observe, user_id, message, size)))
@@ -231,7 +231,7 @@ class Exchange(Producer):
             return self._entered(user, user.calls.expect_answer(user.feed.ask(query)))
 
         async with self._within(timeout, lambda: self._unanswered(timeout, None)):
-            async with self._turn:
+            async with self._entering():
                 answer = await self._enter(0, enter)
             return await answer
 

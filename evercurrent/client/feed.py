@@ -137,6 +137,11 @@ class Feed:
         return bool(self.num_unanswered or self._kept)
 
     @property
+    def has_unsent(self) -> bool:
+        """Whether anything is still to be sent on this stream, now or later."""
+        return self._next_seq <= self.last_seq or self._next_question <= self._last_question
+
+    @property
     def is_drained(self) -> bool:
         """Whether `rewind` is due, after `retry_after_ms`."""
         return self.is_rewinding and len(self._seqs_under_way) + len(self._questions_under_way) <= len(self._unnamed)

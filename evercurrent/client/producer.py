@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 
@@ -47,6 +47,8 @@ class Producer(ABC):
         self._options = connection.options
         self._what = what
         self._turn = asyncio.Lock()
+        self._num_entering = 0
+        """Who has the turn or waits for it."""
         self._wake = asyncio.Event()
         """Set when there may be something to write."""
         self._moved = asyncio.Event()
@@ -135,13 +137,48 @@ class Producer(ABC):
         finally:
             await self._end()
 
+    async def _answer(
+        self,
+        size: int,
+        enter: Callable[[], asyncio.Future[T]],
+        timeout_s: float,
+        late: Callable[[], EvercurrentError],
+    ) -> T:
+        """Take in a message of this size when it is its turn and there is room, and wait for its answer.
+
+        Raises:
+            EvercurrentError: what `late` gives, when there was no answer in time.
+        """
+        if not self._num_entering and self._has_room(size):
+            answer = enter()
+            self._write_soon()
+            return await _in_time(answer, timeout_s, late)
+        async with self._within(timeout_s, late):
+            async with self._entering():
+                answer = await self._enter(size, enter)
+            return await answer
+
+    @asynccontextmanager
+    async def _entering(self) -> AsyncIterator[None]:
+        """Messages are taken in by turns, in the order in which they were given."""
+        self._num_entering += 1
+        try:
+            async with self._turn:
+                yield
+        finally:
+            self._num_entering -= 1
+
     async def _enter(self, size: int, enter: Callable[[], T]) -> T:
-        """Take in a message of this size when it is its turn and there is room."""
+        """Take in a message of this size when there is room."""
         await self._until(lambda: self._has_room(size))
         self._checked()
         entered = enter()
-        self._wake.set()
+        self._write_soon()
         return entered
+
+    def _write_soon(self) -> None:
+        """There is something to write."""
+        self._wake.set()
 
     @abstractmethod
     def _has_room(self, size: int) -> bool:
@@ -297,3 +334,23 @@ class Producer(ABC):
             if self._options.on_full == "block" or not feed.give_up_oldest():
                 return False
         return True
+
+
+class _Late(Exception):
+    """There is no answer yet, and it is waited for no longer."""
+
+
+async def _in_time(answer: asyncio.Future[T], timeout_s: float, late: Callable[[], EvercurrentError]) -> T:
+    """An answer that comes within so long. As `asyncio.timeout`, at a third of its cost: it is paid for every event."""
+    timer = asyncio.get_running_loop().call_later(timeout_s, _give_up, answer)
+    try:
+        return await answer
+    except _Late:
+        raise late() from None
+    finally:
+        timer.cancel()
+
+
+def _give_up(answer: asyncio.Future[Any]) -> None:
+    if not answer.done():
+        answer.set_exception(_Late())

@@ -42,6 +42,8 @@ class Session(Producer):
             resumed=session_id is not None,
         )
         self._calls = Calls()
+        self._idle_stream: SessionStream | None = None
+        """The stream that is open, while the task that writes has nothing to do."""
 
     @property
     def last_seq(self) -> int:
@@ -90,10 +92,12 @@ class Session(Producer):
         message = self._checked().observation(ids, features, outcome, self._time_us(event_time_us), observation_id)
         size = message.ByteSize()
         timeout = self._options.timeout_s if timeout_s is None else timeout_s
-        async with self._within(timeout, lambda: self._unanswered(timeout, message.seq)):
-            async with self._turn:
-                answer = await self._enter(size, lambda: self._calls.expect_result(self._feed.observe(message, size)))
-            return await answer
+        return await self._answer(
+            size,
+            lambda: self._calls.expect_result(self._feed.observe(message, size)),
+            timeout,
+            lambda: self._unanswered(timeout, message.seq),
+        )
 
     async def predict(
         self,
@@ -127,10 +131,12 @@ class Session(Producer):
     async def _ask(self, candidates: Sequence[Candidate], event_time_us: int | None, timeout_s: float | None) -> Answer:
         query = self._checked().query(candidates, self._time_us(event_time_us))
         timeout = self._options.timeout_s if timeout_s is None else timeout_s
-        async with self._within(timeout, lambda: self._unanswered(timeout, None)):
-            async with self._turn:
-                answer = await self._enter(0, lambda: self._calls.expect_answer(self._feed.ask(query)))
-            return await answer
+        return await self._answer(
+            0,
+            lambda: self._calls.expect_answer(self._feed.ask(query)),
+            timeout,
+            lambda: self._unanswered(timeout, None),
+        )
 
     def _has_room(self, size: int) -> bool:
         return self._feed.num_unanswered < self._options.in_flight_max and self._make_room(self._feed, size)
@@ -192,16 +198,31 @@ class Session(Producer):
                     self._calls.tell_refusals(self._feed.rewind())
                     self._moved.set()
                 else:
+                    self._idle_stream = stream
                     await self._wake.wait()
+                    self._idle_stream = None
             await stream.done_writing()
         except StreamEnded:
             return
+        finally:
+            self._idle_stream = None
+
+    def _write_soon(self) -> None:
+        """Write what there is at once where the stream can do that, or wake the task that writes."""
+        stream = self._idle_stream
+        if stream is None or self._is_leaving or self._is_finishing or self._feed.is_drained:
+            self._wake.set()
+            return
+        while stream.has_room and (message := self._feed.take()) is not None:
+            stream.write_now(_request(message))
+        if not stream.has_room and self._feed.has_unsent:
+            self._wake.set()
 
     async def _read(self, stream: SessionStream) -> Ending:
         """Take replies to the end of the stream, or, when it is to be left, to the last that is on the way."""
         while (response := await stream.read()) is not None:
             self._take(response)
-            self._wake.set()
+            self._write_soon()
             self._moved.set()
             if self._is_leaving and not self._feed.num_under_way:
                 return WENT_AWAY

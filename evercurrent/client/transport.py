@@ -51,6 +51,13 @@ class Stream(Protocol[Q_contra, R_co]):
             StreamEnded: the stream has ended.
         """
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `write_now` may be used instead of `write`. Never true where writing needs a loop."""
+
+    def write_now(self, request: Q_contra) -> None:
+        """Send a message without waiting. Only while the stream `has_room` and nobody is in `write`."""
+
     async def done_writing(self) -> None:
         """Half-close: nothing more will be written. Harmless on a stream that has ended."""
 

@@ -19,26 +19,35 @@ class Pipe:
     def __init__(self) -> None:
         self._messages: deque[bytes] = deque()
         self._num_bytes = 0
-        self._has_ended = False
+        self.has_ended = False
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether who writes has to wait."""
+        return len(self._messages) >= MESSAGES_MAX or self._num_bytes >= BYTES_MAX
+
     async def write(self, message: bytes) -> bool:
         """Append a message when there is room; False: the pipe has ended, and the message is not in it."""
-        while self._is_full and not self._has_ended:
+        while self.is_full and not self.has_ended:
             self._emptied.clear()
             await self._emptied.wait()
-        if self._has_ended:
+        if self.has_ended:
             return False
+        self.write_now(message)
+        return True
+
+    def write_now(self, message: bytes) -> None:
+        """Append a message, without asking for room."""
         self._messages.append(message)
         self._num_bytes += len(message)
         self._filled.set()
-        return True
 
     async def read(self) -> bytes | None:
         """The next message; None when the pipe has ended and is empty."""
         while not self._messages:
-            if self._has_ended:
+            if self.has_ended:
                 return None
             self._filled.clear()
             await self._filled.wait()
@@ -49,10 +58,6 @@ class Pipe:
 
     def end(self) -> None:
         """Take nothing more; what is in it can still be read. Idempotent."""
-        self._has_ended = True
+        self.has_ended = True
         self._filled.set()
         self._emptied.set()
-
-    @property
-    def _is_full(self) -> bool:
-        return len(self._messages) >= MESSAGES_MAX or self._num_bytes >= BYTES_MAX

@@ -98,6 +98,13 @@ class DirectStream(Generic[Q_contra, R_co]):
         if not await self._requests.write(request.SerializeToString()):
             raise StreamEnded
 
+    @property
+    def has_room(self) -> bool:
+        return not (self._requests.is_full or self._requests.has_ended)
+
+    def write_now(self, request: Q_contra) -> None:
+        self._requests.write_now(request.SerializeToString())
+
     async def done_writing(self) -> None:
         self._requests.end()
 

@@ -121,11 +121,11 @@ class DirectTransport:
                 await self._drain(timeout_s)
         finally:
             living.cancel()
-            await asyncio.wait([living])
+            (outcome,) = await asyncio.gather(living, return_exceptions=True)
             if self._routers is not None:
                 await self._routers.close()
-        if not living.cancelled():
-            living.result()
+        if isinstance(outcome, Exception):
+            raise outcome
 
     def _made(self, lost: Callable[[], None] | None = None) -> Routing:
         settings = self._settings

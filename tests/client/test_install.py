@@ -1,4 +1,5 @@
-"""The light install: without what the extra `server` brings, the client works and the command says what is missing."""
+"""The light install: without what the extras bring the client works, and direct mode and the command say what is
+missing."""
 
 from __future__ import annotations
 
@@ -38,7 +39,10 @@ with evercurrent.connect_sync(sys.argv[1]) as client, client.session("ann") as s
 
 def test_the_extra_is_what_is_refused_here() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = {re.split(r"[<>=\[]", requirement)[0] for requirement in project["optional-dependencies"]["server"]}
+    extras = project["optional-dependencies"]
+    assert "evercurrent[direct]" in extras["server"]
+    requirements = {*extras["server"], *extras["direct"]} - {"evercurrent[direct]"}
+    names = {re.split(r"[<>=\[]", requirement)[0] for requirement in requirements}
     modules = {name.removeprefix("grpcio-").replace("-", "_") for name in names}
     modules = {{"health_checking": "grpc_health", "reflection": "grpc_reflection"}.get(name, name) for name in modules}
     assert modules - {"status"} == SERVER_MODULES - {"botocore", "pydantic_core"}
@@ -56,6 +60,33 @@ async def test_the_client_observes_without_the_server_packages() -> None:
         output, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()
     assert output.decode() == "1 APPLIED\n"
+
+
+async def test_direct_mode_needs_no_more_than_its_extra() -> None:
+    """What `server` brings on top is refused, and the modules of `direct` are not."""
+    more = SERVER_MODULES - {"numpy", "pydantic", "pydantic_core", "pydantic_settings", "uhashring", "grpc_health"}
+    refusing = REFUSING.replace(str(set(SERVER_MODULES)), str(set(more)))
+    observing = OBSERVING.replace("sys.argv[1]", 'sys.argv[1], mode="direct"')
+    async with running_service() as service:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", refusing + observing, service.address),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        output, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+    assert output.decode() == "1 APPLIED\n"
+
+
+@pytest.mark.parametrize("module", ["numpy", "uhashring", "grpc_health", "pydantic_settings"])
+def test_direct_mode_says_what_to_install(module: str) -> None:
+    refusing = REFUSING.replace(str(set(SERVER_MODULES)), str({module}))
+    code = f'{refusing}\nimport evercurrent\nevercurrent.connect("w=h:1", mode="direct")'
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.stderr.splitlines()[-1] == (
+        "evercurrent.client.errors.InvalidRequest: "
+        f'mode "direct" needs `{module}`, which is not installed: pip install \'evercurrent[direct]\''
+    )
 
 
 @pytest.mark.parametrize("module", ["typer", "torch"])
