@@ -63,7 +63,7 @@ class Left:
 
 
 class Claims:
-    """Slots in and out. `settled` is pulsed when no attempt is left."""
+    """Slots in and out. `settled` is pulsed when an attempt, or the taking of slots, has come to its end."""
 
     def __init__(self, me: Owner, slots: Slots, residents: Residents, journal: Journal, residency: Residency) -> None:
         self.settled = Signal()
@@ -100,6 +100,11 @@ class Claims:
     def unassign(self, link: int) -> None:
         """A router is gone."""
         self._assigned.pop(link, None)
+
+    def settle(self) -> Flow[None]:
+        """Wait until no slot is being taken, and each claim that was begun stands or is lost."""
+        while self._slots.attempts or self._slots.is_taking:
+            yield Wait(self.settled)
 
     def hurry(self, slot: int) -> None:
         """Somebody waits for a user of a slot that is being taken: ask for it before others."""
@@ -261,12 +266,14 @@ class Claims:
         self._slots.leave(slots)
         self._me.tell.slots_refused(slots, why)
         self._drop_soon(slots)
+        self.settled.pulse()
 
     def _refuse(self, slots: list[int], why: pb.Rejection) -> None:
         if slots:
             self._slots.state[slots] = FREE
             self._hurried.difference_update(slots)
             self._me.tell.slots_refused(slots, why)
+            self.settled.pulse()
 
     # --- claiming -----------------------------------------------------------------------------------------------
 
@@ -320,13 +327,11 @@ class Claims:
 
     def _stands(self, slot: int, attempt: Attempt) -> None:
         """The store names our claim."""
-        attempts = self._slots.attempts
-        if attempts.get(slot) is not attempt:
+        if self._slots.attempts.get(slot) is not attempt:
             return
-        del attempts[slot]
+        del self._slots.attempts[slot]
         self._slots.state[slot] = STANDING
-        if not attempts:
-            self.settled.pulse()
+        self.settled.pulse()
         self._confirmed.add(slot)
         if not self._is_confirming:
             self._is_confirming = True
@@ -352,6 +357,7 @@ class Claims:
         why = rejection(pb.REASON_NOT_OWNER, "", f"{name} owns the user now", 100, owner=name)
         self._me.tell.slots_lost(mask_of([slot]), why)
         self._drop_soon([slot])
+        self.settled.pulse()
 
     # --- leaving ------------------------------------------------------------------------------------------------
 
@@ -371,6 +377,7 @@ class Claims:
             held = [slot for slot in held if slot not in kept]
         if held:
             self._slots.leave(held)
+            self.settled.pulse()
             self._slots.retained.update((slot, claims[slot]) for slot in held)
             why = rejection(pb.REASON_NOT_OWNER, "", "the user moves to another worker", 100)
             self._me.tell.slots_lost(mask_of(held), why)
