@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,18 +20,23 @@ from persistence.memory import MemoryStore
 from persistence.store import ObjectStore
 from router.core import RoutingCore
 from router.discovery import Source, StaticSource
+from router.membership import Listed, Listing
 from router.routing import Routing, bounds_of, monotonic_us
 from router.service import ADMIN_SERVICE, SESSION_SERVICE, admin_handler, session_handler
 from tests.toys import Counting
 from worker.engine import Clock, Engine
 from worker.incarnation import Incarnation, Plan
 from worker.link import SERVICE, WorkerService
+from worker.ownership import Timing
 from worker.server import EMBEDDED_TIMING
 
 RESIDENTS_MAX = 5000
 
 LINK_SILENCE_S = 60.0
 """No test is about a machine that is slow."""
+
+DRAIN_TIMEOUT_S = 50.0
+"""A drain that takes as long fails its test, whose timeout is below."""
 
 
 @dataclass
@@ -85,6 +90,26 @@ class Service:
         return f"{prefix}-{number}"
 
 
+class Listings:
+    """A source that lists what a test says."""
+
+    def __init__(self, **workers: Worker) -> None:
+        self._listing: Listing = {}
+        self._is_changed = asyncio.Event()
+        self.say(**workers)
+
+    def say(self, **workers: Worker) -> None:
+        """From now on these workers are listed, and no others: by name, with `_` for `-`."""
+        self._listing = {name.replace("_", "-"): Listed(worker.address) for name, worker in workers.items()}
+        self._is_changed.set()
+
+    async def listings(self) -> AsyncGenerator[Listing, None]:
+        while True:
+            self._is_changed.clear()
+            yield self._listing
+            await self._is_changed.wait()
+
+
 @dataclass
 class Worker:
     """A worker. `is_dead`: it is to end without another write."""
@@ -125,7 +150,9 @@ async def running_worker(
     address: str = "127.0.0.1:0",
     has_store: bool = True,
     has_event_log: bool = False,
+    timing: Timing = EMBEDDED_TIMING,
     stop_timeout_s: float = 10.0,
+    drain_timeout_s: float = DRAIN_TIMEOUT_S,
 ) -> AsyncIterator[Worker]:
     """A worker, which is stopped cleanly in the end unless it `is_dead`."""
     server = await new_server([], [SERVICE])
@@ -135,10 +162,11 @@ async def running_worker(
         bound,
         residents_max,
         batch_max=1024,
-        timing=EMBEDDED_TIMING,
+        timing=timing,
         has_store=has_store,
         has_event_log=has_event_log,
         stop_timeout_s=stop_timeout_s,
+        drain_timeout_s=drain_timeout_s,
     )
     model.requires_grad_(False)
     service = WorkerService(lambda: Incarnation(plan, model, store, clock_us), name, 16_384)
