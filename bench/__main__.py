@@ -35,6 +35,7 @@ Quick = Annotated[bool, typer.Option("--quick", help="Short blocks: seconds inst
 Json = Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.", dir_okay=False)]
 Seed = Annotated[int, typer.Option("--seed", help="Seeds the observations, arrival times and resamples.", min=0)]
 Workers = Annotated[int, typer.Option("--workers", help="Workers behind the router.", min=1)]
+Users = Annotated[int, typer.Option("--users", help="Users, a session each.", min=2)]
 
 
 @app.command()
@@ -94,6 +95,49 @@ def scale(
     from bench.scale import measure
 
     run_and_report("scale", json, seed, lambda watch: measure(Options(quick, seed), watch, rate))
+
+
+@app.command()
+def rolling(
+    quick: Quick = False,
+    json: Json = None,
+    seed: Seed = 1,
+    users: Users = 64,
+    rate: Annotated[float, typer.Option("--rate", help="Offered updates a second of all users.", min=1)] = 500.0,
+) -> None:
+    """What clients notice of a rolling restart: nothing is lost, doubled or refused, and how long the gaps are.
+
+    Users of the SDK send to a router and two workers on SQLite, while each worker is restarted, a third comes and goes,
+    and the router is restarted, all by SIGTERM. A model that counts what it learns shows in every reply, and in the
+    store in the end, what became of each update. A step is one change of the ring: from SIGTERM, or from when a worker
+    that was started is ready, until all that is to move has. A gap is the longest latency, from the intended send to
+    the reply, of one user's updates that waited during a step that moves the user; p99 and max are over all such users
+    and steps. A user without an update in that time has none.
+    """
+    from bench.rolling import measure
+
+    run_and_report("rolling", json, seed, lambda watch: measure(Options(quick, seed), watch, users, rate))
+
+
+@app.command()
+def failover(
+    quick: Quick = False,
+    json: Json = None,
+    seed: Seed = 1,
+    users: Users = 64,
+    rate: Annotated[float, typer.Option("--rate", help="Offered updates a second of all users.", min=1)] = 500.0,
+) -> None:
+    """What clients notice when a worker is killed, or lies still and comes back as a zombie.
+
+    The users send to a router and two workers on SQLite, half of them through the SDK, half on plain streams that never
+    send anything again. What became of each update is shown as by rolling. recovery is from the SIGKILL of a user's
+    worker to the user's first correct reply to an update that was to be sent after it; zombie_recovery is the same from
+    the SIGSTOP of a worker that goes on 35 s later (--quick: 3 s). Both hold the time until the user's next update,
+    users/rate on average.
+    """
+    from bench.failover import measure
+
+    run_and_report("failover", json, seed, lambda watch: measure(Options(quick, seed), watch, users, rate))
 
 
 def run_and_report(name: str, path: Path | None, seed: int, measure: Callable[[Watch], tuple[Metric, ...]]) -> None:

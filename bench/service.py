@@ -24,8 +24,11 @@ NO_JOURNAL = "[worker]\njournal_interval_ms = 3_600_000\ndead_after_ms = 14_400_
 
 
 @contextmanager
-def run_service(watch: Watch, num_workers: int, store: str | None = None) -> Iterator[Cluster]:
-    """A running router and workers on a store; None: SQLite in a temporary directory.
+def run_service(
+    watch: Watch, num_workers: int, store: str | None = None, *, model: str = MODEL_NAME, num_reserved: int = 0
+) -> Iterator[Cluster]:
+    """A running router and workers on a store; None: SQLite in a temporary directory. The router is told of
+    `num_reserved` workers more (`Cluster.start`).
 
     Raises:
         WrongReplyError: one of them ended before the bench did; with its last words.
@@ -38,7 +41,8 @@ def run_service(watch: Watch, num_workers: int, store: str | None = None) -> Ite
             cluster = running.enter_context(
                 run_cluster(
                     num_workers=num_workers,
-                    model=MODEL_NAME,
+                    num_reserved=num_reserved,
+                    model=model,
                     store=store or f"sqlite:{folder / 'store.db'}",
                     config=config,
                 )

@@ -25,6 +25,7 @@ STATUSES: dict[int, grpc.StatusCode] = {
     pb.REASON_SEQ_GAP: grpc.StatusCode.ABORTED,
     pb.REASON_SEQ_REGRESSION: grpc.StatusCode.ABORTED,
     pb.REASON_SESSION_FORGOTTEN: grpc.StatusCode.ABORTED,
+    pb.REASON_SESSION_TAKEN: grpc.StatusCode.ABORTED,
     pb.REASON_DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
     pb.REASON_OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     pb.REASON_NOT_OWNER: grpc.StatusCode.ABORTED,

@@ -23,7 +23,7 @@ from evercurrent.errors import refused, rejection
 from evercurrent.slots import slot_of, user_key
 from evercurrent.v1 import admin_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
-from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_QUERY, EVENT_KIND_SKIP, IndexedRejection
+from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_QUERY, IndexedRejection
 from evercurrent.wire import Layout, Records, joined, watermarks
 from router.latency import Latency
 from router.moves import RETRY_US, TRANSIENT, Move, Moves, Replay, replay
@@ -97,7 +97,6 @@ class Outbox:
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._opens: list[worker_pb2.LinkTagOpen] = []
-        self._reopens: list[worker_pb2.LinkTagOpen] = []
         self._events: list[bytes] = []
         self._refusals: list[IndexedRejection] = []
         self._num_events = 0
@@ -105,11 +104,6 @@ class Outbox:
 
     def open(self, request: worker_pb2.LinkTagOpen) -> None:
         self._opens.append(request)
-        self._wake()
-
-    def reopen(self, request: worker_pb2.LinkTagOpen) -> None:
-        """Open a tag whose close is waiting here: not in the same frame, where opens come first."""
-        self._reopens.append(request)
         self._wake()
 
     def send(self, raw: bytes, num_events: int, refusal: pb.Rejection | None = None) -> None:
@@ -154,10 +148,7 @@ class Outbox:
             opens=self._opens, events=b"".join(self._events), refusals=self._refusals, slots=self._slots
         )
         self._slots = None
-        self._opens, self._reopens = self._reopens, []
-        self._events, self._refusals, self._num_events = [], [], 0
-        if self._opens:
-            self._wake()
+        self._opens, self._events, self._refusals, self._num_events = [], [], [], 0
         return worker_pb2.LinkRequest(frame=frame)
 
 
@@ -308,18 +299,17 @@ class RoutingCore:
         link = self.links[index]
         link.outbox = None
         link.num_in_flight = 0
-        for sid, move in self.moves.of_link(index):
-            move.leave()
-            self._silence(np.array([sid]))
         why = rejection(pb.REASON_UNAVAILABLE, "", f"{link.name} was lost", RETRY_AFTER_MS)
+        moving = self.moves.of_link(index)
         lost = self.sessions.of_worker(index)
-        self._silence(lost)
+        self._silence(np.concatenate([moving, lost]))
         if not self.has_store:
-            self._end(lost.tolist(), why)
+            self._end([*moving.tolist(), *lost.tolist()], why)
             return
         ends = [sid for sid in lost.tolist() if self._is_unsafe(sid)]
         self._end(ends, why)
         self._move(np.setdiff1d(lost, ends))
+        self._set_free(moving)
 
     def _serve(self, model: admin_pb2.ModelDescription, has_store: bool) -> None:
         """Serve this model. Streams that were opened for another end: what they know of it holds no more."""
@@ -422,17 +412,16 @@ class RoutingCore:
         nobody is told."""
         sessions = self.sessions
         sessions.feed[sid] = NOBODY
-        if sessions.state[sid] == CLOSING:
-            return
-        if self._lingers(sid):
-            sessions.state[sid] = SETTLING
-            return
-        sessions.state[sid] = CLOSING
         move = self.moves.get(sid)
-        if move is None:
+        if self._lingers(sid):
+            if sessions.state[sid] != CLOSING:
+                sessions.next_seq[sid] = self._next_seq(sid)
+                sessions.state[sid] = SETTLING
+        elif move is not None:
+            self._abandon(sid, move)
+        elif sessions.state[sid] != CLOSING:
+            sessions.state[sid] = CLOSING
             self._send_close(sid)
-        elif move.link == NOWHERE:
-            self._free(sid)
 
     def send(self, sid: int, event: bytes, num_events: int = 1, refusal: pb.Rejection | None = None) -> None:
         """Send packed events of one session, whose seqs the caller has settled.
@@ -517,33 +506,38 @@ class RoutingCore:
         return close.tobytes()
 
     def _take_over(self, sid: int, feed: int, tag: int, wait_durable: bool) -> None:
-        """Another feed opens a session that is here. What was sent of it goes on; its answers are for nobody."""
+        """Another feed opens a session that is here. What was sent of it goes on; its answers are for nobody. It is
+        opened anew, so that the feed is told how far it is."""
         sessions = self.sessions
-        state = sessions.state.item(sid)
         if (former := self._feeds.get(sessions.feed.item(sid))) is not None:
             former.ended([sid], rejection(pb.REASON_SESSION_TAKEN, "session_id", "the session was opened again"))
         move = self.moves.get(sid)
-        num_unanswered = sessions.num_unanswered(sid)
+        if move is None:
+            worker, state = sessions.worker.item(sid), sessions.state.item(sid)
+            self._mute(sid, sessions.num_unanswered(sid))
+            if state != OPENING:
+                if state != CLOSING:
+                    self._send_last(sid, worker)
+                move = self._begin_move(sid, owner=self.links[worker].name)
+                move.link = move.origin = worker
+                sessions.worker[sid] = NOWHERE
+        if move is not None:
+            move.next_seq = self._next_seq(sid)
         sessions.num_answered[sid] = sessions.num_sent[sid]
         sessions.begin(sid, feed, tag, wait_durable)
-        if move is not None:
-            return
-        self._mute(sid, num_unanswered)
-        if state == OPENING:
-            return
-        link = self.links[sessions.worker.item(sid)]
-        if state != CLOSING:
-            self._mute(sid, 1)
-            link.num_in_flight += 1
-            self._outbox(sessions.worker.item(sid)).send(self._tagged_close(sid), 1)
-        self._outbox(sessions.worker.item(sid)).reopen(self._requests[sid])
+
+    def _send_last(self, sid: int, index: int) -> None:
+        """Close a session's tag at a worker; the result is for nobody."""
+        self._mute(sid, 1)
+        self.links[index].num_in_flight += 1
+        self._outbox(index).send(self._tagged_close(sid), 1)
 
     def _mute(self, sid: int, num_results: int) -> None:
         self.sessions.num_muted[sid] += num_results
         self._num_muted += num_results
 
     def _silence(self, sids: NDArray[np.intp]) -> None:
-        """The results that were to come of these sessions will not."""
+        """The results that were to come of these sessions for nobody will not."""
         self._num_muted -= int(self.sessions.num_muted[sids].sum())
         self.sessions.num_muted[sids] = 0
 
@@ -555,14 +549,19 @@ class RoutingCore:
         assert outbox is not None, "sessions of a lost link have moved or ended"
         return outbox
 
+    def _next_seq(self, sid: int) -> int:
+        """What a feed of the session would go on with, this one or, while it opens it, the one before; 0: none."""
+        if self.sessions.state[sid] != OPENING:
+            return self.sessions.next_seq.item(sid)
+        move = self.moves.get(sid)
+        return 0 if move is None else move.next_seq
+
     def _lingers(self, sid: int) -> bool:
         """Whether something of a session is not durable yet that may become so."""
-        sessions = self.sessions
         return (
             self.has_store
             and bool(self._requests[sid].session_id)
-            and sessions.state.item(sid) != OPENING
-            and sessions.durable_seq.item(sid) + 1 < sessions.next_seq.item(sid)
+            and self.sessions.durable_seq.item(sid) + 1 < self._next_seq(sid)
         )
 
     def _end(self, sids: Sequence[int], why: pb.Rejection) -> None:
@@ -578,10 +577,9 @@ class RoutingCore:
 
     def _free(self, sid: int) -> None:
         """The sid may be given to another session."""
+        self._unname(sid)
         request = self._requests.pop(sid)
         user = user_key(request.namespace, request.user_id)
-        if request.session_id:
-            del self._sids[f"{user}\0{request.session_id}"]
         self._num_of_user[user] -= 1
         if not self._num_of_user[user]:
             del self._num_of_user[user]
@@ -590,6 +588,13 @@ class RoutingCore:
         self.log.forget(sid)
         self.sessions.free(sid)
         self._tell_idle()
+
+    def _unname(self, sid: int) -> None:
+        """Who opens this session next gets another sid."""
+        request = self._requests[sid]
+        name = f"{user_key(request.namespace, request.user_id)}\0{request.session_id}"
+        if self._sids.get(name) == sid:
+            del self._sids[name]
 
     # --- moves ------------------------------------------------------------------------------------------------------
 
@@ -609,7 +614,7 @@ class RoutingCore:
                 self._begin_move(sid, kept.get(sid), owner)
             else:
                 self._free(sid)
-        self._ask(sids)
+        self._ask(sids.tolist())
 
     def _begin_move(self, sid: int, kept: Kept | None = None, owner: str = "") -> Move:
         now_us = self.clock_us()
@@ -622,11 +627,11 @@ class RoutingCore:
     def _ask_all(self) -> None:
         """Ask for the sessions that no link could be asked for yet."""
         if len(self.moves):
-            self._ask(np.fromiter(self.moves, np.intp))
+            self._ask(self.moves)
 
-    def _ask(self, sids: NDArray[np.intp]) -> None:
-        """Ask for those of these sessions that move, are not being asked for and have not to wait."""
-        for sid in sids.tolist():
+    def _ask(self, sids: Iterable[int]) -> None:
+        """Ask for those of these sessions that move, of which no link owes anything and that have not to wait."""
+        for sid in sids:
             move = self.moves.get(sid)
             if move is None or move.link != NOWHERE or move.retry_at_us:
                 continue
@@ -642,7 +647,37 @@ class RoutingCore:
 
     def _is_wanted(self, sid: int) -> bool:
         """Whether anybody feeds a session, or something of it is to become durable."""
-        return bool(self.sessions.feed[sid] != NOBODY or self.sessions.state[sid] == SETTLING)
+        return bool(self.sessions.feed[sid] != NOBODY) or self._lingers(sid)
+
+    def _set_free(self, sids: Iterable[int]) -> None:
+        """The link that owed something of these sessions does so no more: they go on, or are gone."""
+        left = []
+        for sid in sids:
+            move = self.moves.get(sid)
+            if move is None:
+                continue
+            move.leave()
+            if move.is_over:
+                self._free(sid)
+            else:
+                left.append(sid)
+        self._ask(left)
+
+    def _abandon(self, sid: int, move: Move) -> None:
+        """A session that moves does so no more; what is not durable of it is given up. Its sid is free when the link
+        that owes something of it does so no more."""
+        if self._lingers(sid):
+            if move.kept is None:
+                self._take_kept([sid])
+            kept = self._kept(sid, move)
+            self.log.num_dropped += int(np.count_nonzero(kept.ordinals <= self.sessions.num_answered[sid]))
+        self.sessions.feed[sid] = NOBODY
+        self.sessions.state[sid] = CLOSING
+        self.sessions.num_answered[sid] = self.sessions.num_sent[sid]
+        move.is_over = True
+        self._unname(sid)
+        if move.link == NOWHERE:
+            self._free(sid)
 
     def _look_at(self, at_us: int) -> None:
         """Look at the moves that are due then."""
@@ -652,18 +687,18 @@ class RoutingCore:
 
     def _look(self) -> None:
         now_us = self.clock_us()
+        if self._looks_at_us is None or now_us < self._looks_at_us:
+            # It was to be looked sooner since this was planned.
+            return
         self._looks_at_us = None
+        retried = []
         for sid, move in self.moves.due(now_us):
             if now_us >= move.deadline_us:
                 self._give_up(sid, move)
             elif move.retry_at_us and now_us >= move.retry_at_us:
-                if self.sessions.num_muted[sid]:
-                    self._retry(sid, RETRY_US)
-                    continue
                 move.retry_at_us = 0
-                if not move.is_asked:
-                    move.leave()
-                self._ask(np.array([sid]))
+                retried.append(sid)
+        self._ask(retried)
         if (next_us := self.moves.next_due_us()) is not None:
             self._look_at(next_us)
 
@@ -673,77 +708,53 @@ class RoutingCore:
         self._look_at(at_us)
 
     def _give_up(self, sid: int, move: Move) -> None:
-        """Nobody served a session for long. Its sid is free when the worker that was asked has answered, not before."""
-        sessions = self.sessions
+        """Nobody served a session for long."""
+        if move.is_over:
+            return
         why = rejection(pb.REASON_UNAVAILABLE, "user_id", "no worker could serve the user", RETRY_AFTER_MS)
-        self.log.num_dropped += self._num_lacking(sid, move)
-        if (feed := self._feeds.get(sessions.feed.item(sid))) is not None:
-            self._tell_refused(feed, sid, why)
-        sessions.feed[sid] = NOBODY
-        sessions.state[sid] = CLOSING
-        if move.link == NOWHERE:
-            self._free(sid)
+        self._tell_refused(sid, worker_pb2.LinkTagOpened(tag=sid, rejection=why))
+        self._abandon(sid, move)
 
-    def _num_lacking(self, sid: int, move: Move) -> int:
-        """Events that were answered and may be lost."""
-        if move.kept is None:
-            return 0
-        return int(np.count_nonzero(move.kept.ordinals <= self.sessions.num_answered[sid]))
-
-    def _tell_refused(self, feed: Feed, sid: int, why: pb.Rejection) -> None:
+    def _tell_refused(self, sid: int, answer: worker_pb2.LinkTagOpened) -> None:
         """Tell a feed that it does not get a session, or has it no more."""
+        if (feed := self._feeds.get(self.sessions.feed.item(sid))) is None:
+            return
         if self.sessions.state[sid] == OPENING:
-            feed.opened(sid, worker_pb2.LinkTagOpened(tag=sid, rejection=why))
+            feed.opened(sid, answer)
         else:
-            feed.ended([sid], why)
-
-    def _wait_again(self, sid: int, why: pb.Rejection) -> None:
-        """A worker cannot serve a session yet, or another does: ask again in a moment."""
-        sessions = self.sessions
-        move = self.moves.get(sid)
-        if move is not None:
-            move.leave()
-        else:
-            # What was sent along with the open is answered as of no session.
-            kept = self.log.take(np.array([sid])).get(sid)
-            self._mute(sid, sessions.num_unanswered(sid))
-            move = self._begin_move(sid, kept)
-            if sessions.num_muted[sid]:
-                move.link = sessions.worker.item(sid)
-            sessions.worker[sid] = NOWHERE
-        move.owner = why.owner
-        self._retry(sid, why.retry_after_ms * US_PER_MS or RETRY_US)
+            feed.ended([sid], answer.rejection)
 
     def _arrive(self, sid: int, index: int, move: Move, answer: worker_pb2.LinkTagOpened) -> None:
         """A worker serves a session that moved: send it what it lacks, and what was held."""
         sessions = self.sessions
         move.leave()
-        if not self._is_wanted(sid):
-            self._close_at(sid, index)
+        if move.is_over or not self._is_wanted(sid):
+            self._turn_away(sid, index, move)
             return
         was_opening = sessions.state.item(sid) == OPENING
         plan = self._plan(sid, move, answer.applied_seq, was_opening)
         if plan is None:
-            self._mute(sid, 1)
+            self._send_last(sid, index)
             move.link = index
-            self.links[index].num_in_flight += 1
-            self._outbox(index).send(self._tagged_close(sid), 1)
             self._retry(sid, RETRY_US)
             return
-        if plan.missing and sessions.wait_durable[sid]:
+        feed = self._feeds.get(sessions.feed.item(sid))
+        if plan.missing and feed is not None and sessions.wait_durable[sid]:
             # Who waits for durability keeps what is not durable.
             first, last = plan.missing
             text = f"{first} to {last} are lost here: open again, and send them again or skip them"
-            if (feed := self._feeds.get(sessions.feed.item(sid))) is not None:
-                feed.ended([sid], rejection(pb.REASON_SEQ_GAP, "seq", text))
-            self._close_at(sid, index)
+            feed.ended([sid], rejection(pb.REASON_SEQ_GAP, "seq", text))
+            self._turn_away(sid, index, move)
             return
+        assert move.kept is not None, "who plans has all that is kept"
+        self.log.num_dropped += len(move.kept.records) - len(plan.stays.records)
         self.moves.end(sid)
-        self.num_moved += not was_opening
+        self.num_moved += not was_opening and index != move.origin
         sessions.worker[sid] = index
-        sessions.durable_seq[sid] = max(sessions.durable_seq.item(sid), answer.durable_seq)
+        sessions.durable_seq[sid] = answer.durable_seq = max(sessions.durable_seq.item(sid), answer.durable_seq)
         self._send_plan(sid, index, plan)
-        feed = self._feeds.get(sessions.feed.item(sid))
+        if feed is None:
+            sessions.next_seq[sid] = max(answer.applied_seq, plan.last_seq) + 1
         if was_opening:
             answer.applied_seq = max(answer.applied_seq, plan.last_muted_seq)
             sessions.activate(sid, answer.applied_seq, answer.durable_seq)
@@ -753,65 +764,72 @@ class RoutingCore:
             feed.durable(np.array([sid]), np.array([answer.durable_seq], np.uint64))
         self._settle(np.array([sid]))
 
+    def _turn_away(self, sid: int, index: int, move: Move) -> None:
+        """A worker serves a session that nobody wants any more."""
+        self._send_last(sid, index)
+        move.link = index
+        self._abandon(sid, move)
+
     def _plan(self, sid: int, move: Move, applied_seq: int, was_opening: bool) -> Replay | None:
         """What a worker that has so much of a session is to be sent; None: it is not to serve it yet."""
         sessions = self.sessions
-        kept = self._kept(sid, move)
-        if not self._requests[sid].session_id:
-            return Replay(kept, 0, None)
-        if applied_seq < sessions.durable_seq[sid]:
+        if self._requests[sid].session_id and applied_seq < sessions.durable_seq[sid]:
             # It does not know yet that it owns the user no more.
             return None
-        next_seq = None if was_opening else sessions.next_seq.item(sid)
-        plan = replay(kept, sessions.num_answered.item(sid), next_seq, applied_seq, self.clock_us())
+        next_seq: int | None = None
+        if self._requests[sid].session_id and not was_opening:
+            next_seq = 0 if sessions.feed[sid] == NOBODY else sessions.next_seq.item(sid)
+        kept = self._kept(sid, move)
+        plan = replay(sid, kept, sessions.num_answered.item(sid), next_seq, applied_seq, self.clock_us())
         # What came before this feed may be on its way from another router.
         is_early = plan.missing and plan.missing[0] <= sessions.resumed_at[sid]
         return None if is_early and self.clock_us() < move.patient_until_us else plan
 
     def _kept(self, sid: int, move: Move) -> Kept:
-        """All that is kept and held of a session; it stays in the move."""
+        """All that is kept and held of a session, as far as it was taken from the log; it stays in the move."""
         dtype = self.layout.event_dtype
         held = np.frombuffer(bytearray().join(move.held), dtype)
         num_sent = self.sessions.num_sent.item(sid)
         ordinals = np.arange(num_sent - len(held) + 1, num_sent + 1)
         before = move.kept or Kept(np.zeros(0, dtype), np.zeros(0, np.int64))
-        move.kept = Kept(
+        kept = Kept(
             joined([before.records, held]),
             np.concatenate([before.ordinals, ordinals]),
             {**before.refusals, **move.refusals},
         )
-        move.held, move.refusals = [], {}
-        return move.kept
+        move.kept, move.held, move.refusals = kept, [], {}
+        return kept
+
+    def _take_kept(self, sids: Sequence[int]) -> None:
+        """Take what is kept of sessions that move out of the log."""
+        kept = self.log.take(np.array(sids, np.int64))
+        for sid in sids:
+            move = self.moves.get(sid)
+            assert move is not None, "sessions whose events are taken move"
+            move.kept = kept.get(sid)
+
+    def _lacks(self, sid: int, applied_seq: int) -> bool:
+        """Whether a worker that has so much of a session that moves may be to be sent something from the log."""
+        move = self.moves.get(sid)
+        if move is None or move.kept is not None or move.is_over:
+            return False
+        num_held = sum(map(len, move.held)) // self.layout.event_dtype.itemsize
+        return self.sessions.num_unanswered(sid) > num_held or applied_seq + 1 < self._next_seq(sid)
 
     def _send_plan(self, sid: int, index: int, plan: Replay) -> None:
-        link, outbox = self.links[index], self._outbox(index)
-        if plan.missing:
-            skip = np.zeros(1, self.layout.event_dtype)
-            skip["kind"], skip["tag"], skip["seq"] = EVENT_KIND_SKIP, sid, plan.missing[1]
-            outbox.send(skip.tobytes(), 1)
-            link.num_in_flight += 1
-            self._mute(sid, 1)
         self._mute(sid, plan.num_muted)
-        if num_events := len(plan.kept.records):
-            link.num_in_flight += num_events
+        self.log.add_kept(plan.stays)
+        if num_events := len(plan.sent.records):
+            self.links[index].num_in_flight += num_events
             self.num_replayed += num_events
-            self.log.add_kept(plan.kept)
-            outbox.send_kept(plan.kept)
-
-    def _close_at(self, sid: int, index: int) -> None:
-        """Close a session that moved, at the worker that serves it now: nobody waits for anything of it."""
-        sessions = self.sessions
-        self.moves.end(sid)
-        sessions.feed[sid] = NOBODY
-        sessions.state[sid] = CLOSING
-        sessions.worker[sid] = index
-        sessions.num_answered[sid] = sessions.num_sent[sid]
-        self._send_close(sid)
+            self._outbox(index).send_kept(plan.sent)
 
     # --- what workers say -------------------------------------------------------------------------------------------
 
     def receive(self, index: int, frame: worker_pb2.LinkResults) -> None:
         """Hand a worker's answers to their feeds."""
+        if frame.opens:
+            self._take_kept([answer.tag for answer in frame.opens if self._lacks(answer.tag, answer.applied_seq)])
         for answer in frame.opens:
             self._opened(index, answer)
         if frame.results:
@@ -827,6 +845,9 @@ class RoutingCore:
         sid = answer.tag
         sessions = self.sessions
         move = self.moves.get(sid)
+        if move is not None and not move.is_asked:
+            # The feed that asked left before this answer: its close, and so its result, was sent all the same.
+            return
         if answer.HasField("rejection"):
             self._open_refused(sid, move, answer)
         elif move is not None:
@@ -840,30 +861,33 @@ class RoutingCore:
             self._settle(np.array([sid]))
 
     def _open_refused(self, sid: int, move: Move | None, answer: worker_pb2.LinkTagOpened) -> None:
+        """The session is asked for again in a moment, where that may help; or its sid is free when what was sent along
+        with the open is answered, not before."""
         sessions = self.sessions
-        if self.has_store and self._is_wanted(sid) and self._comes_back(sid, answer.rejection.reason):
-            self._wait_again(sid, answer.rejection)
-            return
-        feed = self._feeds.get(sessions.feed.item(sid))
-        state = sessions.state.item(sid)
-        if move is None and sessions.num_unanswered(sid):
-            # Events were sent along with the open: the sid is free when they have been answered, not before.
-            sessions.feed[sid] = NOBODY
-            if state != CLOSING:
-                sessions.state[sid] = CLOSING
-                self._send_close(sid)
+        why = answer.rejection
+        if move is None:
+            self._mute(sid, sessions.num_unanswered(sid))
+            move = self._begin_move(sid)
+            if sessions.num_muted[sid]:
+                move.link = sessions.worker.item(sid)
+            sessions.worker[sid] = NOWHERE
         else:
+            move.leave()
+        if move.is_over:
             self._free(sid)
-        if feed is not None and state == OPENING:
-            feed.opened(sid, answer)
-        elif feed is not None:
-            feed.ended([sid], answer.rejection)
+        elif self.has_store and self._is_wanted(sid) and self._comes_back(sid, why.reason):
+            move.owner = why.owner
+            self._retry(sid, why.retry_after_ms * US_PER_MS or RETRY_US)
+        else:
+            self._tell_refused(sid, answer)
+            self._abandon(sid, move)
 
     def _comes_back(self, sid: int, reason: int) -> bool:
-        """Whether a session that is refused for this reason is served a moment later, here or elsewhere."""
+        """Whether a session that is refused for this reason is served a moment later, here or elsewhere. A feed that
+        opens one of which nothing is at risk may as well come back itself."""
         if reason == pb.REASON_NOT_OWNER:
             return True
-        return self.sessions.state[sid] != OPENING and reason in TRANSIENT
+        return reason in TRANSIENT and (self.sessions.state[sid] != OPENING or self._lingers(sid))
 
     def _results(self, link: Link, records: Records, rejections: Sequence[IndexedRejection]) -> None:
         link.num_in_flight -= len(records)
@@ -882,8 +906,7 @@ class RoutingCore:
             self._rejected(records[indexed.index], indexed.rejection.reason)
         self.sessions.raise_durable(sids, records["durable_seq"])
         self._deliver(sids, records, rejections)
-        for sid in sids[records["kind"] == EVENT_KIND_CLOSE].tolist():
-            self._closed(sid)
+        self._closed(sids[records["kind"] == EVENT_KIND_CLOSE].tolist())
         self._settle(sids)
 
     def _result(self, link: Link, records: Records) -> None:
@@ -892,6 +915,8 @@ class RoutingCore:
         sessions = self.sessions
         if self._num_muted and sessions.num_muted.item(sid):
             self._mute(sid, -1)
+            if not sessions.num_muted.item(sid):
+                self._set_free([sid])
             return
         sessions.num_answered[sid] += 1
         link.num_updates += status == pb.STATUS_APPLIED
@@ -903,7 +928,7 @@ class RoutingCore:
         if feed is not None:
             feed.results(records, ())
         if kind == EVENT_KIND_CLOSE:
-            self._closed(sid)
+            self._closed([sid])
         elif sessions.state.item(sid) == SETTLING:
             self._settle(np.array([sid]))
 
@@ -912,11 +937,15 @@ class RoutingCore:
     ) -> tuple[Records, list[IndexedRejection]]:
         """These results without those that are for nobody."""
         stays = np.ones(len(records), np.bool_)
+        done = []
         for index in np.flatnonzero(self.sessions.num_muted[records["tag"]]).tolist():
             sid = int(records["tag"][index])
             if self.sessions.num_muted[sid]:
                 self._mute(sid, -1)
                 stays[index] = False
+                if not self.sessions.num_muted[sid]:
+                    done.append(sid)
+        self._set_free(done)
         places = np.cumsum(stays) - 1
         left = [
             IndexedRejection(index=int(places[indexed.index]), rejection=indexed.rejection)
@@ -936,14 +965,22 @@ class RoutingCore:
         elif reason == pb.REASON_DEADLINE:
             self.log.expired(sid, seq)
 
-    def _closed(self, sid: int) -> None:
-        """The worker answered a session's close. What is not durable of it is kept until it is."""
-        if not self._lingers(sid):
-            self._free(sid)
-            return
-        self.sessions.feed[sid] = NOBODY
-        self.sessions.state[sid] = SETTLING
-        self._outbox(self.sessions.worker.item(sid)).open(self._requests[sid])
+    def _closed(self, sids: Iterable[int]) -> None:
+        """The worker answered the closes of these sessions. What is not durable of one is kept until it is: the session
+        is opened again for nobody."""
+        sessions = self.sessions
+        left = []
+        for sid in sids:
+            if not self._lingers(sid):
+                self._free(sid)
+                continue
+            origin = sessions.worker.item(sid)
+            self._begin_move(sid, owner=self.links[origin].name).origin = origin
+            sessions.feed[sid] = NOBODY
+            sessions.state[sid] = SETTLING
+            sessions.worker[sid] = NOWHERE
+            left.append(sid)
+        self._ask(left)
 
     def _watermarks(self, records: Records) -> None:
         """Those of a tag that was closed and is another session's by now are void."""
@@ -969,23 +1006,20 @@ class RoutingCore:
         """The worker gave these tags up: it answers nothing more for them."""
         sessions, link = self.sessions, self.links[index]
         self._outbox(index).drop([tag.tag for tag in ended], self.layout)
+        done = []
         moving: dict[str, list[int]] = {}
         for tag in ended:
             sid = tag.tag
-            move = self.moves.get(sid)
-            is_opening = move is None and sessions.state[sid] == OPENING
-            num_unanswered = 0 if move is not None or is_opening else sessions.num_unanswered(sid)
-            link.num_in_flight -= int(sessions.num_muted[sid]) + num_unanswered
+            is_moving = self.moves.get(sid) is not None
+            link.num_in_flight -= sessions.num_muted.item(sid) + (0 if is_moving else sessions.num_unanswered(sid))
             self._silence(np.array([sid]))
-            if move is not None:
-                move.leave()
-            elif is_opening:
-                # What ended is what the feed before had; the open that followed is answered by itself.
-                continue
+            if is_moving:
+                done.append(sid)
             elif self.has_store and tag.rejection.reason == pb.REASON_NOT_OWNER:
                 moving.setdefault(tag.rejection.owner, []).append(sid)
             else:
                 self._end([sid], tag.rejection)
+        self._set_free(done)
         for owner, sids in moving.items():
             self._move(np.array(sids), owner)
 

@@ -16,8 +16,8 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from evercurrent.channels import CHANNEL_OPTIONS
 from evercurrent.errors import EvercurrentError, Refused
-from evercurrent.serving import CHANNEL_OPTIONS
 from evercurrent.slots import NUM_SLOTS
 from evercurrent.v1 import worker_pb2, worker_pb2_grpc
 from router.core import Outbox, RoutingCore

@@ -107,6 +107,8 @@ class ReplayLog:
 
     def add_kept(self, kept: Kept) -> None:
         """Keep events that were taken out, and are sent once more."""
+        if not len(kept.records):
+            return
         self.add_many(kept.records, kept.ordinals)
         if kept.refusals:
             self._marks_of(int(kept.records["tag"][0])).refusals.update(kept.refusals)

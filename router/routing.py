@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -24,6 +24,9 @@ from router.membership import Listing, Membership
 from router.ring import build_ring
 
 FIRST_RING_PATIENCE_S = 1.0
+UNLINK_US = 1_000_000
+"""How often workers that are listed no more are looked at."""
+
 US_PER_S = 1_000_000
 US_PER_MS = 1000
 
@@ -61,9 +64,16 @@ class _Linked:
 
 
 class Routing:
-    """`run` is its life. `ready` is set when the first ring stands."""
+    """`run` is its life. `ready` is set when the first ring stands. `lost` is called when a worker's link is lost."""
 
-    def __init__(self, source: Source, name: str, bounds: Bounds, link_silence_s: float) -> None:
+    def __init__(
+        self,
+        source: Source,
+        name: str,
+        bounds: Bounds,
+        link_silence_s: float,
+        lost: Callable[[], None] | None = None,
+    ) -> None:
         self.core = RoutingCore(bounds, monotonic_us, _call_later)
         self.membership = Membership()
         self.ready = asyncio.Event()
@@ -72,6 +82,7 @@ class Routing:
         self._source = source
         self._name = name
         self._link_silence_s = link_silence_s
+        self._lost = lost
         self._listed: Listing = {}
         self._links: dict[str, _Linked] = {}
         self._weights: dict[str, int] = {}
@@ -100,6 +111,8 @@ class Routing:
         """A worker's link is lost."""
         self.membership.down(name, monotonic_us())
         self._is_changed.set()
+        if self._lost is not None:
+            self._lost()
 
     def drain(self, name: str) -> None:
         """A worker is about to stop, and waits to hear which slots it still has."""
@@ -108,21 +121,36 @@ class Routing:
         self._is_changed.set()
 
     async def _reconcile(self, listing: Listing) -> None:
-        """Link whom the source lists, at the address that it gives, and nobody else."""
+        """Link whom the source lists, at the address that it gives. Who is listed no more stays linked as long as it may
+        have users (`_unlink_gone`)."""
         self._listed = listing
         for name, linked in list(self._links.items()):
-            if name not in listing or listing[name].address != linked.address:
-                linked.task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await linked.task
-                self.core.remove_worker(linked.index)
-                del self._links[name]
-                self._weights.pop(name, None)
+            if name in listing and listing[name].address != linked.address:
+                await self._unlink(name)
         for name, listed in listing.items():
             if name not in self._links:
                 index = self.core.add_worker(name, listed.address)
                 link = keep_link(self.core, index, self._name, self._link_silence_s, self)
                 self._links[name] = _Linked(index, listed.address, self._tasks.create_task(link))
+
+    async def _unlink_gone(self, members: Mapping[str, int]) -> None:
+        """Unlink who is neither listed nor on the ring, once it is lost or no session is there any more."""
+        for name in self._unlisted():
+            index = self._links[name].index
+            is_lost = self.core.links[index].outbox is None
+            if name not in members and (is_lost or not len(self.core.sessions.of_worker(index))):
+                await self._unlink(name)
+
+    def _unlisted(self) -> list[str]:
+        return [name for name in self._links if name not in self._listed]
+
+    async def _unlink(self, name: str) -> None:
+        linked = self._links.pop(name)
+        linked.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await linked.task
+        self.core.remove_worker(linked.index)
+        self._weights.pop(name, None)
 
     async def _keep_ring(self) -> None:
         await self._is_changed.wait()
@@ -150,6 +178,7 @@ class Routing:
         for name in waiting:
             if name in self._links:
                 core.tell_slots(self._links[name].index)
+        await self._unlink_gone(members)
 
     def _members(self) -> Mapping[str, int]:
         """Who is on the ring. Where nothing outlives a worker its users wait for it, whatever becomes of it."""
@@ -160,6 +189,8 @@ class Routing:
     async def _until_changed(self) -> None:
         now_us = monotonic_us()
         next_us = self.membership.next_change_us(now_us)
+        if self._unlisted():
+            next_us = min(next_us or now_us + UNLINK_US, now_us + UNLINK_US)
         with suppress(TimeoutError):
             async with asyncio.timeout(None if next_us is None else max(0, next_us - now_us) / US_PER_S):
                 await self._is_changed.wait()

@@ -98,8 +98,6 @@ class SessionTable:
         self.worker[sid] = NOWHERE
         self.slot[sid] = slot
         self.limit[sid] = limit
-        self.base[sid] = self.num_answered[sid] = self.num_sent[sid]
-        self.num_muted[sid] = 0
         self.durable_seq[sid] = 0
         self.begin(sid, feed, tag, wait_durable)
         return sid
@@ -145,7 +143,9 @@ class SessionTable:
         return [int(sid) for sid in settled]
 
     def free(self, sid: int) -> None:
-        """The sid may be given to another session."""
+        """The sid may be given to another session; nothing is owed to it, and nothing of it is needed."""
+        assert not self.num_muted[sid], "a sid whose results are still to come is not free"
+        self.base[sid] = self.num_answered[sid] = self.num_sent[sid]
         self.state[sid] = FREE
         self.feed[sid] = NOBODY
         self._free.append(sid)

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager, contextmanager
 import grpc
 import grpc.aio
 
+from evercurrent.channels import CHANNEL_OPTIONS
 from evercurrent.errors import refused
-from evercurrent.serving import CHANNEL_OPTIONS
 from evercurrent.v1 import admin_pb2, worker_pb2, worker_pb2_grpc
 from evercurrent.v1 import observation_pb2 as pb
 from router.core import RETRY_AFTER_MS, Link, RoutingCore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -31,6 +31,9 @@ from worker.ownership import Timing
 from worker.server import EMBEDDED_TIMING
 
 RESIDENTS_MAX = 5000
+
+TIMING = replace(EMBEDDED_TIMING, hold_us=0)
+"""Slots may move at once."""
 
 LINK_SILENCE_S = 60.0
 """No test is about a machine that is slow."""
@@ -150,9 +153,9 @@ async def running_worker(
     address: str = "127.0.0.1:0",
     has_store: bool = True,
     has_event_log: bool = False,
-    timing: Timing = EMBEDDED_TIMING,
     stop_timeout_s: float = 10.0,
     drain_timeout_s: float = DRAIN_TIMEOUT_S,
+    timing: Timing = TIMING,
 ) -> AsyncIterator[Worker]:
     """A worker, which is stopped cleanly in the end unless it `is_dead`."""
     server = await new_server([], [SERVICE])

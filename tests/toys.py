@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bench.accounts import rolled
 from evercurrent.model import Batch, IdField, Model, ObservationSpec, OutcomeSpec
 
 NUM_DEEDS = 16
@@ -17,10 +18,6 @@ NAN_LOSS, HUGE_GRADIENT, HUGE_STATE, RAISE = 12, 13, 14, 15
 HUGE_PREDICTION = 100.0
 """What HUGE_GRADIENT predicts: no outcome is near."""
 
-HASH_FACTOR = 31
-HASH_MODULUS = 65521
-"""The rolling hash stays below 2**21 before its remainder is taken, so float32 holds it exactly."""
-
 UNLEARNED_CODE = 1000
 """Added to the code of an event without an outcome."""
 
@@ -28,7 +25,7 @@ UNLEARNED_CODE = 1000
 def next_hash(before: int, deed: int, place: int, has_outcome: bool) -> int:
     """The hash after one more event; depends on their order."""
     code = 1 + deed * 7 + place * 131 + (0 if has_outcome else UNLEARNED_CODE)
-    return (before * HASH_FACTOR + code) % HASH_MODULUS
+    return rolled(before, code)
 
 
 class Counting(Model):
@@ -70,7 +67,7 @@ class Counting(Model):
         deed_B, place_B = batch.ids_BK[:, 0], batch.ids_BK[:, 1]
         unlearned_B = torch.where(batch.has_outcome_B, 0, UNLEARNED_CODE)
         code_B = 1 + deed_B * 7 + place_B * 131 + unlearned_B
-        hash_B = torch.remainder(parts["hash"][:, 0] * HASH_FACTOR + code_B, HASH_MODULUS)
+        hash_B = rolled(parts["hash"][:, 0], code_B)
         weights_BW = parts["weights"] - self.step_size * self.unpack(gradient_BD)["weights"]
         weights_BW = torch.where((deed_B == HUGE_STATE)[:, None], weights_BW + 1e12, weights_BW)
         return self.pack(

@@ -69,7 +69,8 @@ class Acting:
         self.beside(self.drive(flow))
 
     def beside(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Have work done beside the flows, to its end whoever waits for it. Raises RuntimeError: the incarnation ends."""
+        """Have work done beside the flows, to its end whoever waits for it. Raises RuntimeError: the incarnation
+        ends."""
         assert self._tasks is not None, "the incarnation has not begun"
         try:
             return self._tasks.create_task(work)

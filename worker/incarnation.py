@@ -35,6 +35,9 @@ STATUS_INTERVAL_S = 0.2
 SECOND_THOUGHTS_S = 0.2
 """A worker that drains waits so long for a router to change its mind, which has nobody else for its users."""
 
+LAST_WORDS_S = 1.0
+"""How long a clean stop waits for routers to take the last replies. One that does not learns of them from the store."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -232,6 +235,9 @@ class Incarnation:
     async def _end_after(self, stop: asyncio.Event) -> None:
         await stop.wait()
         await self._drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                await self.outboxes.all_written()
         self.leaving.set()
         try:
             async with asyncio.timeout(self._stop_timeout_s):

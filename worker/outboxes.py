@@ -79,17 +79,33 @@ class Outbox:
         if self._flushing:
             return
         self._flushing = True
-        while self._opens or self._results or self._watermarks or self._ended or self._status:
+        while self._has_any:
             message, num_results = self._take()
             await stream.write(message)
             self.drop(num_results)
         self._flushing = False
+
+    def end(self) -> None:
+        """The link has ended: what is left is dropped."""
+        self._opens, self._results, self._watermarks, self._ended, self._status = [], [], [], [], None
+        self._flushing = False
+        self._drained.set()
 
     async def below(self, bound: int) -> None:
         """Wait until fewer events than `bound` are in flight."""
         while self.num_in_flight >= bound:
             self._drained.clear()
             await self._drained.wait()
+
+    async def all_written(self) -> None:
+        """Wait until nothing is left to write."""
+        while self._flushing or self._has_any:
+            self._drained.clear()
+            await self._drained.wait()
+
+    @property
+    def _has_any(self) -> bool:
+        return bool(self._opens or self._results or self._watermarks or self._ended or self._status)
 
     def _take(self) -> tuple[worker_pb2.LinkResponse, int]:
         frame = worker_pb2.LinkResults(
@@ -124,7 +140,7 @@ class Outboxes:
 
     def remove(self, link: int) -> None:
         """The link has ended: what is still put for it is dropped."""
-        del self._boxes[link]
+        self._boxes.pop(link).end()
         if not self._boxes:
             self._empty.set()
 
@@ -132,6 +148,12 @@ class Outboxes:
     def links(self) -> Collection[int]:
         """The links that are open."""
         return self._boxes.keys()
+
+    async def all_written(self) -> None:
+        """Wait until each link that is open now has been written all that was put for it, or has ended."""
+        for link, box in list(self._boxes.items()):
+            if link in self._boxes:
+                await box.all_written()
 
     async def all_gone(self) -> None:
         """Wait until there is no link."""

@@ -15,7 +15,7 @@ import grpc.aio
 import numpy as np
 from ulid import ULID
 
-from evercurrent.serving import CHANNEL_OPTIONS
+from evercurrent.channels import CHANNEL_OPTIONS
 from evercurrent.v1 import worker_pb2, worker_pb2_grpc
 from evercurrent.v1.storage_pb2 import SegmentFooter
 from persistence.errors import SchemaMismatch

@@ -30,6 +30,9 @@ RESIDENT_BYTES = 400
 STORE_CLOSE_TIMEOUT_S = 2.0
 """What is needed has been written by then, or has failed within the stop's own bound."""
 
+STOP_GRACE_S = 1.0
+"""What calls that were answered to the end may take to be written out; those that never end are broken off then."""
+
 EMBEDDED_TIMING = Timing(journal_interval_us=50 * US_PER_MS, dead_after_us=500 * US_PER_MS)
 S3_TIMING = Timing(journal_interval_us=200 * US_PER_MS, dead_after_us=2000 * US_PER_MS)
 
@@ -117,4 +120,4 @@ async def serve(settings: WorkerSettings, model: Model, ready: Callable[[str], N
             ready(address)
             await service.live(stop)
         finally:
-            await server.stop(grace=None)
+            await server.stop(grace=STOP_GRACE_S)

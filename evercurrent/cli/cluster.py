@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import queue
 import select
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -58,12 +60,14 @@ class Child:
 
 @dataclass
 class Cluster:
-    """A running router and its workers, by name."""
+    """A router and its workers, by name. What a method does to one of them it waits for: off the event loop, then."""
 
     children: dict[str, Child] = field(default_factory=dict)
     router_name: str = "router-0"
     starters: dict[str, Callable[[str], Child]] = field(default_factory=dict)
     """How each process is started, at an address."""
+    reserved: dict[str, socket.socket] = field(default_factory=dict)
+    """Who holds the address of each worker that the router is told of and that was never started."""
 
     @property
     def address(self) -> str:
@@ -85,12 +89,53 @@ class Cluster:
         codes = {name: child.process.poll() for name, child in self.children.items()}
         return {name: code for name, code in codes.items() if code is not None}
 
+    def start(self, name: str) -> None:
+        """Starts a worker that is reserved. Returns when it is ready."""
+        holder = self.reserved.pop(name)
+        address = _address_of(holder)
+        holder.close()
+        self._start_at(name, address)
+
     def restart(self, name: str) -> None:
         """Starts a process that has ended, or is about to, once more at its address. Returns when it is ready."""
         old = self.children[name]
         old.process.wait()
         _close_pipes(old)
-        self.children[name] = self.starters[name](old.address)
+        self._start_at(name, old.address)
+
+    def terminate(self, name: str, grace_s: float) -> None:
+        """Asks a process to end, and waits until it has.
+
+        Raises:
+            ClusterError: it failed, or did not end in time and was killed.
+        """
+        child = self.children[name]
+        child.process.terminate()
+        try:
+            child.process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self.kill(name)
+            raise ClusterError(f"{name} did not end within {grace_s:g} s:\n{child.stderr_tail()}") from None
+        if child.process.returncode != 0:
+            raise ClusterError(child.ending())
+
+    def kill(self, name: str) -> None:
+        """Ends a process without a word."""
+        self.children[name].process.kill()
+        self.children[name].process.wait()
+
+    @contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """A process that is stopped meanwhile, and knows nothing of it."""
+        process = self.children[name].process
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
+
+    def _start_at(self, name: str, address: str) -> None:
+        self.children[name] = self.starters[name](address)
         _wait_ready([self.children[name]])
 
     def wait(self) -> Child:
@@ -105,6 +150,7 @@ class Cluster:
 def run_cluster(
     *,
     num_workers: int = 2,
+    num_reserved: int = 0,
     model: str | None = None,
     weights: Path | None = None,
     store: str | None = None,
@@ -115,16 +161,17 @@ def run_cluster(
 ) -> Iterator[Cluster]:
     """Starts a router and workers, gives them when all are ready, and stops them.
 
-    What is None is left to the settings' other sources. With `show_logs` the children write to our standard error,
+    The router is told of `num_reserved` workers more, which are started later (`Cluster.start`) or never. What is None
+    is left to the settings' other sources. With `show_logs` the children write to our standard error,
     else it is kept for the text of a ClusterError, which is raised when a process does not start, or has to be killed
     or fails when it is to stop.
     """
     cluster = Cluster()
     shared = _options(model=model, weights=weights, store=store, search_path=search_path or Path.cwd())
-    with ExitStack() as logs:
+    with ExitStack() as held:
 
         def start(kind: str, name: str, options: Sequence[str]) -> Child:
-            stderr = None if show_logs else logs.enter_context(tempfile.TemporaryFile())
+            stderr = None if show_logs else held.enter_context(tempfile.TemporaryFile())
             return _start(kind, name, [*_options(config=config, name=name), *options], stderr)
 
         def start_worker(name: str, address: str) -> Child:
@@ -135,10 +182,15 @@ def run_cluster(
                 cluster.starters[name] = partial(start_worker, name)
                 cluster.children[name] = start_worker(name, "127.0.0.1:0")
             _wait_ready(cluster.children.values())
-            members = ",".join(f"{name}={child.address}" for name, child in cluster.children.items())
+            addresses = cluster.workers
+            for name in (f"worker-{num_workers + index}" for index in range(num_reserved)):
+                cluster.starters[name] = partial(start_worker, name)
+                cluster.reserved[name] = held.enter_context(closing(_bound_to_any_port()))
+                addresses[name] = _address_of(cluster.reserved[name])
+            members = _options(workers=",".join(f"{name}={address}" for name, address in addresses.items()))
 
             def start_router(address: str | None) -> Child:
-                return start("router", cluster.router_name, _options(address=address, workers=members))
+                return start("router", cluster.router_name, [*_options(address=address), *members])
 
             cluster.starters[cluster.router_name] = start_router
             cluster.children[cluster.router_name] = start_router(router_address)
@@ -150,6 +202,18 @@ def run_cluster(
         failed = _stop(cluster)
         if failed:
             raise ClusterError("; ".join(failed))
+
+
+def _bound_to_any_port() -> socket.socket:
+    """A socket that holds a port which nobody else is given; who connects there is refused."""
+    holder = socket.socket()
+    holder.bind(("127.0.0.1", 0))
+    return holder
+
+
+def _address_of(holder: socket.socket) -> str:
+    host, port = holder.getsockname()
+    return f"{host}:{port}"
 
 
 def _options(**values: object) -> list[str]:

@@ -11,6 +11,7 @@ SERVER_MODULES = frozenset(
         "botocore",
         "grpc_health",
         "grpc_reflection",
+        "kubernetes_asyncio",
         "numpy",
         "pyarrow",
         "pydantic",

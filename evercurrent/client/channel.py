@@ -11,6 +11,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+from evercurrent.channels import CHANNEL_OPTIONS
 from evercurrent.client.errors import Ending
 from evercurrent.client.options import Options
 from evercurrent.client.transport import CallFailed, Stream, StreamEnded, register_transport
@@ -28,13 +29,8 @@ from evercurrent.v1.session_pb2 import (
 
 R = TypeVar("R")
 
-MESSAGE_BYTES_MAX = 16 << 20
-
-CHANNEL_OPTIONS: list[tuple[str, int]] = [
-    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+OPTIONS = [
+    *CHANNEL_OPTIONS,
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
@@ -95,6 +91,9 @@ class Channels:
         self._channels: dict[int, grpc.aio.Channel] = {}
         self._current = 0
 
+    async def open(self) -> None:
+        """There is nothing to begin."""
+
     @property
     def current(self) -> int:
         return self._current
@@ -121,7 +120,14 @@ class Channels:
         response: admin_pb2.DescribeModelResponse = await _answered(stub.DescribeModel(request, timeout=timeout_s))
         return response.model
 
-    async def close(self) -> None:
+    async def list_workers(self, timeout_s: float) -> admin_pb2.ListWorkersResponse:
+        """The workers that the current router knows of. Raises CallFailed."""
+        stub = admin_pb2_grpc.AdminServiceStub(self._channel)
+        request = admin_pb2.ListWorkersRequest()
+        response: admin_pb2.ListWorkersResponse = await _answered(stub.ListWorkers(request, timeout=timeout_s))
+        return response
+
+    async def close(self, timeout_s: float) -> None:
         for channel in self._channels.values():
             await channel.close()
 
@@ -129,7 +135,7 @@ class Channels:
     def _channel(self) -> grpc.aio.Channel:
         if self._current not in self._channels:
             address = self._addresses[self._current]
-            self._channels[self._current] = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+            self._channels[self._current] = grpc.aio.insecure_channel(address, options=OPTIONS)
         return self._channels[self._current]
 
     @property

@@ -35,19 +35,24 @@ class Client:
 
     async def __aenter__(self) -> Self:
         transport = self._factory(self._addresses, self._options)
+        await transport.open()
         self._connection = Connection(transport, self._options, self._parts)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.close()
+        is_in_a_hurry = error is not None and not isinstance(error, Exception)
+        await self.close(0.0 if is_in_a_hurry else None)
 
-    async def close(self) -> None:
-        """Let go of all connections. Sessions are closed before, by who opened them. Idempotent."""
+    async def close(self, timeout_s: float | None = None) -> None:
+        """Let go of all connections. Sessions are closed before, by who opened them. Idempotent.
+
+        In direct mode it waits, so long at most, until what single calls sent is durable.
+        """
         connection, self._connection = self._connection, None
         if connection is not None:
-            await connection.transport.close()
+            await connection.transport.close(self._options.close_timeout_s if timeout_s is None else timeout_s)
 
     def session(self, user_id: str, *, session_id: str | None = None) -> Session:
         """A session of a user; with the `session_id` of an earlier one it goes on where that one ended.
@@ -178,6 +183,9 @@ def connect(
 
     `addresses` is "host:port", several of them with commas or in a list; the next is tried when one fails. `timeout_s`
     is how long a call waits for its answer if it does not say otherwise. The other options: see `Options`.
+
+    With `mode="direct"` the client talks to the workers itself and no router is on the way: `addresses` are routers, to
+    be asked who the workers are, or the workers, "name=host:port". It needs the extra `evercurrent[direct]`.
 
     Raises:
         InvalidRequest: an address or option that cannot be.

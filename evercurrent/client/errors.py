@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from evercurrent.errors import EvercurrentError
+from evercurrent.errors import EvercurrentError, status_code
 from evercurrent.v1 import observation_pb2 as pb
 
 
@@ -125,12 +125,16 @@ RETRIED = frozenset(
 RETRIED_UNEXPLAINED = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.DEADLINE_EXCEEDED})
 """As RETRIED where no reason is given: the transport's own endings and those of what stands between."""
 
-FINAL_REASONS = frozenset({"SESSION_FORGOTTEN", "SESSION_TAKEN"})
+CLIENT_CLOSED = "CLIENT_CLOSED"
+"""The reason of what a client ends itself: no Reason of the contract."""
+
+FINAL_REASONS = frozenset({"SESSION_FORGOTTEN", "SESSION_TAKEN", CLIENT_CLOSED})
 """Not retried whatever their code."""
 
 ERRORS: dict[str, Callable[[str], EvercurrentError]] = {
     "SESSION_FORGOTTEN": SessionForgotten,
     "SESSION_TAKEN": SessionTaken,
+    CLIENT_CLOSED: SessionClosed,
     "NO_STORE": NoStore,
     "DATA_LOSS": DataLoss,
     grpc.StatusCode.DATA_LOSS.name: DataLoss,
@@ -160,6 +164,12 @@ def error_of(ending: Ending) -> EvercurrentError:
     if ending.code is grpc.StatusCode.INVALID_ARGUMENT:
         return InvalidRequest(str(ending), field=ending.field, reason=ending.reason)
     return ServiceFailed(str(ending), code=ending.code.name, reason=ending.reason)
+
+
+def ending_of_refusal(why: pb.Rejection) -> Ending:
+    """How a call or stream ends that is refused for this reason."""
+    text = f"{why.field}: {why.message}" if why.field else why.message
+    return Ending(status_code(why.reason), text, reason_name(why.reason), why.field, why.retry_after_ms / 1000)
 
 
 def reason_name(reason: int) -> str:

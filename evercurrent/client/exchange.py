@@ -29,6 +29,7 @@ from evercurrent.client.errors import (
     Ending,
     InvalidRequest,
     SessionTaken,
+    ending_of_refusal,
     error_of,
     is_transient,
     reason_name,
@@ -39,7 +40,7 @@ from evercurrent.client.producer import WENT_AWAY, Producer
 from evercurrent.client.requests import Candidate, Outcome
 from evercurrent.client.results import Answer, Ranked, Result, Score, first_value, ranking
 from evercurrent.client.transport import Stream, StreamEnded
-from evercurrent.errors import EvercurrentError, status_code
+from evercurrent.errors import EvercurrentError
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_QUERY
 from evercurrent.v1.session_pb2 import (
@@ -507,7 +508,7 @@ class Exchange(Producer):
         user.place, user.tag = _Place.CLOSED, -1
         user.feed.left()
         user.rows.clear()
-        ending = _ending_of(message.rejection)
+        ending = ending_of_refusal(message.rejection)
         if not is_transient(ending):
             self._drop(user, partial(error_of, ending))
             return
@@ -608,9 +609,3 @@ class Exchange(Producer):
 
 def _model_of(response: ExchangeResponse) -> str | None:
     return response.opened.model if response.HasField("opened") else None
-
-
-def _ending_of(why: pb.Rejection) -> Ending:
-    """The refusal or end of a tag as the ending that a whole stream would have had for it."""
-    code = status_code(why.reason)
-    return Ending(code, why.message, reason_name(why.reason), why.field, why.retry_after_ms / 1000)

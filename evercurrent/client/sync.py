@@ -256,14 +256,17 @@ class SyncClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self._end(lambda: self._client.__aexit__(kind, error, traceback))
 
-    def close(self) -> None:
+    def close(self, timeout_s: float | None = None) -> None:
         """As `Client.close`; the thread ends. Idempotent."""
+        self._end(lambda: self._client.close(timeout_s))
+
+    def _end(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if self._loop is not None:
             loop, self._loop = self._loop, None
             try:
-                loop.run(self._client.close())
+                loop.run(end())
             finally:
                 loop.stop()
 

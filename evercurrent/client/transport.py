@@ -1,12 +1,14 @@
 """What a client needs of whatever carries its messages: a small Protocol, and the registry of its implementations.
 
-`evercurrent.client.channel` is the one over gRPC. Another registers itself by `register_transport` under a mode, and
-`connect(..., mode=...)` uses it.
+`evercurrent.client.channel` is the one over gRPC to routers. Another registers itself by `register_transport` under a
+mode, and `connect(..., mode=...)` uses it. Of ours that need more than the client installs, MODULES knows where they
+are: they are imported, and register themselves, when they are first asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Protocol, TypeVar
 
 from evercurrent.client.errors import Ending, InvalidRequest
@@ -65,6 +67,9 @@ class Stream(Protocol[Q_contra, R_co]):
 class Transport(Protocol):
     """A way to the service. Streams and calls go to one of its routers at a time, the current one."""
 
+    async def open(self) -> None:
+        """Begin. Called once, before anything else; waits for nobody."""
+
     def session(self) -> Stream[SessionRequest, SessionResponse]:
         """A new Session stream."""
 
@@ -87,12 +92,21 @@ class Transport(Protocol):
     def turn(self, failed: int) -> None:
         """Use another router from now on, if `failed` is still the current one."""
 
-    async def close(self) -> None:
-        """Let go of all connections. Nothing is used afterwards."""
+    async def close(self, timeout_s: float) -> None:
+        """Let go of all connections; what only the transport still has to bring to an end may take so long. Nothing is
+        used afterwards.
+
+        Raises:
+            Exception: what the transport broke by.
+        """
 
 
 Factory = Callable[[tuple[str, ...], Options], Transport]
-"""Makes a transport to these addresses; called within the running loop that will use it."""
+"""Makes a transport to these addresses; called within the running loop that will use it. Raises InvalidRequest: an
+address that it cannot use."""
+
+MODULES = {"direct": "evercurrent.direct"}
+"""What registers a mode, and is installed by the extra of its name."""
 
 _FACTORIES: dict[str, Factory] = {}
 
@@ -106,9 +120,15 @@ def transport_of(mode: str) -> Factory:
     """The factory of a mode.
 
     Raises:
-        InvalidRequest: there is none of this name here.
+        InvalidRequest: there is none of this name here, or what it needs is not installed.
     """
+    if mode in MODULES and mode not in _FACTORIES:
+        try:
+            import_module(MODULES[mode])
+        except ModuleNotFoundError as error:
+            text = f"mode \"{mode}\" needs `{error.name}`, which is not installed: pip install 'evercurrent[{mode}]'"
+            raise InvalidRequest(text, field="mode") from error
     if mode in _FACTORIES:
         return _FACTORIES[mode]
-    known = ", ".join(sorted(_FACTORIES))
+    known = ", ".join(sorted(_FACTORIES.keys() | MODULES.keys()))
     raise InvalidRequest(f'mode "{mode}" is not available in this installation; there is: {known}', field="mode")

@@ -28,9 +28,11 @@ if _version_not_supported:
 class SessionServiceStub:
     """Observations in, predictions out, each learned from before the next is predicted.
 
-    Statuses that end a call: INVALID_ARGUMENT (the open is wrong), UNAVAILABLE (the user's worker or its store is not
-    reachable, or the server is draining: retry with backoff), ABORTED (SESSION_FORGOTTEN: open a new session; NOT_OWNER:
-    another worker owns the user now: open again and go on after `opened.applied_seq`), RESOURCE_EXHAUSTED (full; the
+    A worker that stops, dies or hands the user over is a pause, not an end, where the workers have a store.
+    Statuses that end a call: INVALID_ARGUMENT (the open is wrong), UNAVAILABLE (no worker can serve the user, or its store
+    is not reachable, or the server is draining: retry with backoff), ABORTED (SESSION_FORGOTTEN: open a new session;
+    SESSION_TAKEN: another stream opened this session; SEQ_GAP: events that were not durable are lost with their worker and
+    this stream waits for durability: open again and go on after `opened.applied_seq`), RESOURCE_EXHAUSTED (full; the
     RetryInfo detail says when to come back), DATA_LOSS (what is stored of the user is damaged: an operator has to act),
     FAILED_PRECONDITION (durability was asked for and the workers have no store).
     Each carries an ErrorInfo whose reason is a Reason without its prefix. When a stream ends so, events above the last
@@ -68,9 +70,11 @@ class SessionServiceStub:
 class SessionServiceServicer:
     """Observations in, predictions out, each learned from before the next is predicted.
 
-    Statuses that end a call: INVALID_ARGUMENT (the open is wrong), UNAVAILABLE (the user's worker or its store is not
-    reachable, or the server is draining: retry with backoff), ABORTED (SESSION_FORGOTTEN: open a new session; NOT_OWNER:
-    another worker owns the user now: open again and go on after `opened.applied_seq`), RESOURCE_EXHAUSTED (full; the
+    A worker that stops, dies or hands the user over is a pause, not an end, where the workers have a store.
+    Statuses that end a call: INVALID_ARGUMENT (the open is wrong), UNAVAILABLE (no worker can serve the user, or its store
+    is not reachable, or the server is draining: retry with backoff), ABORTED (SESSION_FORGOTTEN: open a new session;
+    SESSION_TAKEN: another stream opened this session; SEQ_GAP: events that were not durable are lost with their worker and
+    this stream waits for durability: open again and go on after `opened.applied_seq`), RESOURCE_EXHAUSTED (full; the
     RetryInfo detail says when to come back), DATA_LOSS (what is stored of the user is damaged: an operator has to act),
     FAILED_PRECONDITION (durability was asked for and the workers have no store).
     Each carries an ErrorInfo whose reason is a Reason without its prefix. When a stream ends so, events above the last
@@ -143,9 +147,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
 class SessionService:
     """Observations in, predictions out, each learned from before the next is predicted.
 
-    Statuses that end a call: INVALID_ARGUMENT (the open is wrong), UNAVAILABLE (the user's worker or its store is not
-    reachable, or the server is draining: retry with backoff), ABORTED (SESSION_FORGOTTEN: open a new session; NOT_OWNER:
-    another worker owns the user now: open again and go on after `opened.applied_seq`), RESOURCE_EXHAUSTED (full; the
+    A worker that stops, dies or hands the user over is a pause, not an end, where the workers have a store.
+    Statuses that end a call: INVALID_ARGUMENT (the open is wrong), UNAVAILABLE (no worker can serve the user, or its store
+    is not reachable, or the server is draining: retry with backoff), ABORTED (SESSION_FORGOTTEN: open a new session;
+    SESSION_TAKEN: another stream opened this session; SEQ_GAP: events that were not durable are lost with their worker and
+    this stream waits for durability: open again and go on after `opened.applied_seq`), RESOURCE_EXHAUSTED (full; the
     RetryInfo detail says when to come back), DATA_LOSS (what is stored of the user is damaged: an operator has to act),
     FAILED_PRECONDITION (durability was asked for and the workers have no store).
     Each carries an ErrorInfo whose reason is a Reason without its prefix. When a stream ends so, events above the last

@@ -88,7 +88,43 @@ SCALE = {
     "recover_2k_s",
     *(f"p99_ratio_10k_over_1k{part}" for part in RATIO_PARTS),
 }
-EXPECTED = {"latency": LATENCY, "throughput": THROUGHPUT, "durability": DURABILITY, "scale": SCALE}
+FAULTS = {"client_errors", "lost", "duplicated", "misordered"}
+ROLLING = {
+    *FAULTS,
+    "offered_per_s",
+    "updates",
+    "duplicate_replies",
+    "steady_p99_ms",
+    "starting_p99_ms",
+    "gap_p99_ms",
+    "gap_max_ms",
+    "router_gap_max_ms",
+    "drain_s_max",
+    "steps",
+    "moved_slots",
+    "moved_sessions",
+}
+FAILOVER = {
+    *FAULTS,
+    "offered_per_s",
+    "updates",
+    "stub_errors",
+    "duplicate_replies",
+    "steady_p99_ms",
+    "recovery_p99_ms",
+    "recovery_max_ms",
+    "zombie_recovery_p99_ms",
+    "zombie_recovery_max_ms",
+    "zombie_return_s",
+}
+EXPECTED = {
+    "latency": LATENCY,
+    "throughput": THROUGHPUT,
+    "durability": DURABILITY,
+    "scale": SCALE,
+    "rolling": ROLLING,
+    "failover": FAILOVER,
+}
 
 
 @pytest.mark.parametrize(("name", "expected"), EXPECTED.items())
@@ -109,6 +145,8 @@ def test_a_quick_run_writes_the_contract(name: str, expected: set[str], tmp_path
     for metric in expected & {name for name in written["metrics"] if name.endswith("_lo")}:
         x = metric.removesuffix("_lo")
         assert written["metrics"][metric] <= written["metrics"][x] <= written["metrics"][f"{x}_hi"]
+    for metric in (FAULTS | {"stub_errors"}) & expected:
+        assert written["metrics"][metric] == 0, done.stdout
     assert f"bench {name}" in done.stdout
     assert done.stderr == ""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from evercurrent.cli.cluster import ClusterError, run_cluster
+from evercurrent.cli.cluster import Cluster, ClusterError, run_cluster
 from evercurrent.v1 import admin_pb2, admin_pb2_grpc
 
 CLI = [sys.executable, "-P", "-m", "evercurrent.cli"]
@@ -59,6 +59,40 @@ def test_cluster_runs_and_ends() -> None:
         assert {worker.name: worker.address for worker in listed.workers} == cluster.workers
         assert all(worker.state == admin_pb2.WORKER_STATE_UP for worker in listed.workers)
     assert not any(is_running(pid) for pid in pids.values())
+
+
+def states_of(cluster: Cluster) -> dict[str, admin_pb2.WorkerState]:
+    """How the router sees its workers."""
+    with grpc.insecure_channel(cluster.address) as channel:
+        listed = admin_pb2_grpc.AdminServiceStub(channel).ListWorkers(admin_pb2.ListWorkersRequest())
+    return {worker.name: worker.state for worker in listed.workers}
+
+
+def until_up(cluster: Cluster, *names: str) -> None:
+    """Ask the router until these are its workers that are up."""
+    while [name for name, state in states_of(cluster).items() if state == admin_pb2.WORKER_STATE_UP] != [*names]:
+        pass
+
+
+def test_a_reserved_worker_is_listed_and_joins_when_it_is_started() -> None:
+    with run_cluster(num_workers=1, num_reserved=1, store="memory:") as cluster:
+        assert cluster.workers.keys() == {"worker-0"}
+        assert states_of(cluster).keys() == {"worker-0", "worker-1"}
+        assert states_of(cluster)["worker-1"] == admin_pb2.WORKER_STATE_DOWN
+        cluster.start("worker-1")
+        until_up(cluster, "worker-0", "worker-1")
+        assert cluster.workers.keys() == {"worker-0", "worker-1"}
+        cluster.terminate("worker-1", SLOW_S)
+        assert cluster.ended() == {"worker-1": 0}
+        cluster.restart("worker-1")
+        until_up(cluster, "worker-0", "worker-1")
+
+
+def test_a_process_that_does_not_end_in_time_is_killed_and_named() -> None:
+    with run_cluster(num_workers=1, store="memory:") as cluster:
+        with cluster.paused("worker-0"), pytest.raises(ClusterError, match=r"worker-0 did not end within 0\.1 s"):
+            cluster.terminate("worker-0", 0.1)
+        assert cluster.ended() == {"worker-0": -signal.SIGKILL}
 
 
 def test_a_child_that_does_not_start_is_named_with_its_last_words() -> None:

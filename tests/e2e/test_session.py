@@ -228,14 +228,14 @@ async def test_a_broken_session_resumes_and_nothing_is_applied_twice(service: Se
     assert (await again.observe(4)).rejection.reason == pb.REASON_SEQ_REGRESSION
 
 
-async def test_a_session_fed_by_two_streams_is_applied_once(service: Service) -> None:
+async def test_the_newest_stream_of_a_session_has_it(service: Service) -> None:
     session_id = str(ULID())
-    one, two = [await Conversation.opened(service, "one", session_id) for _ in range(2)]
+    one = await Conversation.opened(service, "one", session_id)
     assert (await one.observe(1)).status == pb.STATUS_APPLIED
+    two = await Conversation.opened(service, "one", session_id)
+    assert await one.ended() == (grpc.StatusCode.ABORTED, "session_id: the session was opened again")
     assert (await two.observe(1)).status == pb.STATUS_DUPLICATE
-    assert (await two.observe(2)).status == pb.STATUS_APPLIED
-    assert (await one.observe(2)).status == pb.STATUS_DUPLICATE
-    assert (await one.observe(3)).version == 3
+    assert (await two.observe(2)).version == 2
 
 
 async def test_an_observation_past_its_deadline_is_rejected_and_consumes_its_seq() -> None:

@@ -90,7 +90,7 @@ async def test_workers_that_do_not_answer_are_named(service: Service) -> None:
     service.workers["worker-1"].incarnation.leaving.set()
     partly = await top(service)
     assert ([user.user_id for user in partly.users], list(partly.missing_workers)) == (users[:1], ["worker-1"])
-    service.core.link_lost(0)
+    service.core.link_lost(1)
     error = await refusal(service.admin.GetTopUsers(GetTopUsersRequest()))
     assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "no worker answers")
 
@@ -126,13 +126,13 @@ async def test_the_command_shows_them(service: Service) -> None:
     _, shown, _ = await run_hot("--address", service.address)
     assert "namespace" in shown
     assert "shop" in shown
-    service.core.link_lost(1)
+    service.core.link_lost(2)
     _, shown, _ = await run_hot("--address", service.address)
     assert "Not reached, their users are missing: worker-1." in shown
 
 
 async def test_the_command_says_why_it_failed(service: Service) -> None:
-    for worker in (0, 1):
+    for worker in (1, 2):
         service.core.link_lost(worker)
     code, shown, error = await run_hot("--address", service.address)
     assert (code, shown, error) == (1, "", "evercurrent: UNAVAILABLE: no worker answers\n")

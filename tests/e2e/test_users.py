@@ -134,7 +134,7 @@ async def test_a_forgotten_user_is_nowhere_and_begins_anew() -> None:
 async def test_forgetting_needs_every_worker() -> None:
     store = MemoryStore()
     async with logged(store) as service:
-        service.core.link_lost(1)
+        service.core.link_lost(2)
         error = await refusal(service.admin.ForgetUser(ForgetUserRequest(user_id="ann")))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         assert "worker-1 is not reachable" in error.details()

@@ -102,7 +102,7 @@ class PlayedWorker(worker_pb2_grpc.WorkerServiceServicer):  # type: ignore[misc]
         await self.tell(worker_pb2.LinkResults(watermarks=records.tobytes()))
 
     async def end(self, tag: int) -> None:
-        why = pb.Rejection(reason=pb.REASON_NOT_OWNER, message="moved")
+        why = pb.Rejection(reason=pb.REASON_SESSION_FORGOTTEN, message="forgotten")
         await self.tell(worker_pb2.LinkResults(ended=[worker_pb2.LinkTagEnded(tag=tag, rejection=why)]))
 
     async def told_slots(self) -> list[int]:
@@ -239,12 +239,18 @@ async def test_a_session_of_which_all_is_durable_waits_for_nothing(played: Playe
     assert await call.read() is grpc.aio.EOF
 
 
-async def test_a_session_that_did_not_ask_waits_for_nothing(played: Played) -> None:
+async def test_a_stream_that_did_not_ask_waits_for_nothing_and_its_session_is_kept_all_the_same(
+    played: Played,
+) -> None:
     call = await open_session(played, wait_durable=False)
     await observe_all(call, [1])
-    assert [request.watermarks for request in played.worker.opens] == [False]
     await call.done_writing()
     assert await call.read() is grpc.aio.EOF
+    tag = await played.worker.tag_of("ann")
+    assert (len(played.core.log), played.worker.closed_tags()) == (1, [])
+    await played.worker.watermark((tag, 1))
+    await played.worker.has(2)
+    assert played.worker.closed_tags() == [tag]
 
 
 async def test_a_session_that_the_worker_gives_up_while_it_waits_is_aborted(played: Played) -> None:
@@ -253,7 +259,7 @@ async def test_a_session_that_the_worker_gives_up_while_it_waits_is_aborted(play
     await call.done_writing()
     await played.worker.end(await played.worker.tag_of("ann"))
     assert await call.code() is grpc.StatusCode.ABORTED
-    assert await call.details() == "moved"
+    assert await call.details() == "forgotten"
 
 
 async def test_an_exchange_closes_tags_when_they_are_durable_and_waits_for_the_open_ones(played: Played) -> None:
@@ -284,7 +290,7 @@ async def test_an_exchange_is_told_of_a_tag_given_up_while_its_close_waits(playe
     assert await results_of(call, 1) == [(0, 1, 0)]
     await played.worker.end(await played.worker.tag_of("ann"))
     ended = (await call.read()).frame.opens
-    assert [(answer.tag, answer.rejection.reason) for answer in ended] == [(0, pb.REASON_NOT_OWNER)]
+    assert [(answer.tag, answer.rejection.reason) for answer in ended] == [(0, pb.REASON_SESSION_FORGOTTEN)]
     assert await call.read() is grpc.aio.EOF
     assert await call.code() is grpc.StatusCode.OK
 
