@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +20,7 @@ from persistence.memory import MemoryStore
 from persistence.store import ObjectStore
 from router.core import RoutingCore
 from router.discovery import Source, StaticSource
+from router.membership import Listed, Listing
 from router.routing import Routing, bounds_of, monotonic_us
 from router.service import ADMIN_SERVICE, SESSION_SERVICE, admin_handler, session_handler
 from tests.toys import Counting
@@ -36,6 +37,9 @@ TIMING = replace(EMBEDDED_TIMING, hold_us=0)
 
 LINK_SILENCE_S = 60.0
 """No test is about a machine that is slow."""
+
+DRAIN_TIMEOUT_S = 50.0
+"""A drain that takes as long fails its test, whose timeout is below."""
 
 
 @dataclass
@@ -89,6 +93,26 @@ class Service:
         return f"{prefix}-{number}"
 
 
+class Listings:
+    """A source that lists what a test says."""
+
+    def __init__(self, **workers: Worker) -> None:
+        self._listing: Listing = {}
+        self._is_changed = asyncio.Event()
+        self.say(**workers)
+
+    def say(self, **workers: Worker) -> None:
+        """From now on these workers are listed, and no others: by name, with `_` for `-`."""
+        self._listing = {name.replace("_", "-"): Listed(worker.address) for name, worker in workers.items()}
+        self._is_changed.set()
+
+    async def listings(self) -> AsyncGenerator[Listing, None]:
+        while True:
+            self._is_changed.clear()
+            yield self._listing
+            await self._is_changed.wait()
+
+
 @dataclass
 class Worker:
     """A worker. `is_dead`: it is to end without another write."""
@@ -130,6 +154,7 @@ async def running_worker(
     has_store: bool = True,
     has_event_log: bool = False,
     stop_timeout_s: float = 10.0,
+    drain_timeout_s: float = DRAIN_TIMEOUT_S,
     timing: Timing = TIMING,
 ) -> AsyncIterator[Worker]:
     """A worker, which is stopped cleanly in the end unless it `is_dead`."""
@@ -144,6 +169,7 @@ async def running_worker(
         has_store=has_store,
         has_event_log=has_event_log,
         stop_timeout_s=stop_timeout_s,
+        drain_timeout_s=drain_timeout_s,
     )
     model.requires_grad_(False)
     service = WorkerService(lambda: Incarnation(plan, model, store, clock_us), name, 16_384)

@@ -69,9 +69,14 @@ class Acting:
         self.beside(self.drive(flow))
 
     def beside(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Have work done beside the flows, to its end whoever waits for it."""
+        """Have work done beside the flows, to its end whoever waits for it. Raises RuntimeError: the incarnation
+        ends."""
         assert self._tasks is not None, "the incarnation has not begun"
-        return self._tasks.create_task(work)
+        try:
+            return self._tasks.create_task(work)
+        except RuntimeError:
+            work.close()
+            raise
 
     async def drive(self, flow: Flow[T], hand_over: HandOverRows | None = None) -> T:
         """Drive a flow to its end; `hand_over` takes the rows that it gives."""

@@ -49,6 +49,9 @@ HAND_OVER_ROWS = 1024
 SLOTS_AT_ONCE = 32
 """Slots that an owner is asked for at once."""
 
+TRANSIENT = frozenset({pb.REASON_NOT_OWNER, pb.REASON_UNAVAILABLE})
+"""Why slots cannot be had now that perhaps can be had in a while."""
+
 S = TypeVar("S", Indices, list[int], Sequence[Read], list[tuple[int, Attempt]])
 
 logger = logging.getLogger(__name__)
@@ -63,7 +66,7 @@ class Left:
 
 
 class Claims:
-    """Slots in and out. `settled` is pulsed when no attempt is left."""
+    """Slots in and out. `settled` is pulsed when an attempt, or the taking of slots, has come to its end."""
 
     def __init__(self, me: Owner, slots: Slots, residents: Residents, journal: Journal, residency: Residency) -> None:
         self.settled = Signal()
@@ -75,7 +78,7 @@ class Claims:
         self._wanted: list[int] = []
         self._assigned: dict[int, frozenset[int]] = {}
         self._hurried = set[int]()
-        self._asked_again = set[int]()
+        self._wanted_later = set[int]()
         self._reads: dict[str, list[Read]] = {}
         self._confirmed = set[int]()
         self._is_confirming = False
@@ -93,17 +96,28 @@ class Claims:
 
     def assign(self, link: int, slots: Iterable[int]) -> None:
         """A router sends the users of these slots here, and of no others: claim those of them that have a record, since
-        somebody's users are there."""
+        somebody's users are there. After a while look once more: a claim may have been on its way to its record."""
         self._assigned[link] = frozenset(slots)
-        self._me.start(self._want_stored(self._assigned[link]))
+        self._me.start(self._want_assigned(link, self._assigned[link]))
 
     def unassign(self, link: int) -> None:
         """A router is gone."""
         self._assigned.pop(link, None)
 
+    def settle(self) -> Flow[None]:
+        """Wait until no slot is being taken, and each claim that was begun stands or is lost."""
+        while self._slots.attempts or self._slots.is_taking:
+            yield Wait(self.settled)
+
     def hurry(self, slot: int) -> None:
         """Somebody waits for a user of a slot that is being taken: ask for it before others."""
         self._hurried.add(slot)
+
+    def _want_assigned(self, link: int, slots: frozenset[int]) -> Flow[None]:
+        yield from self._want_stored(slots)
+        yield Wait(Signal(), self._me.timing.hold_us)
+        if self._assigned.get(link) is slots:
+            yield from self._want_stored(slots)
 
     def _want_stored(self, slots: frozenset[int]) -> Flow[None]:
         keys = yield from insist(ListKeys(SLOTS_PREFIX))
@@ -187,21 +201,23 @@ class Claims:
         return waiting[:SLOTS_AT_ONCE]
 
     def _leave_kept(self, owner: str, left: dict[int, Read], kept: Collection[int]) -> None:
-        """The owner goes on serving these slots: who waits for their users is sent there. They are asked for once more
-        when it has had them for long enough, if routers still send them here."""
-        if not kept:
-            return
+        """The owner goes on serving these slots: who waits for their users is sent there."""
         name = owner.partition("/")[0]
         for slot in kept:
             del left[slot]
         self._refuse(list(kept), rejection(pb.REASON_NOT_OWNER, "", f"{name} owns the user", 50, owner=name))
-        if not self._me.is_draining:
-            self._me.start(self._want_again(frozenset(kept) - self._asked_again))
-            self._asked_again.update(kept)
+
+    def _want_later(self, slots: Iterable[int]) -> None:
+        """Claim slots that could not be had when any owner has had them for long enough, if routers still send their
+        users here."""
+        new = frozenset(slots) - self._wanted_later
+        if new and not self._me.is_draining:
+            self._wanted_later |= new
+            self._me.start(self._want_again(new))
 
     def _want_again(self, slots: frozenset[int]) -> Flow[None]:
         yield Wait(Signal(), self._me.timing.hold_us)
-        self._asked_again -= slots
+        self._wanted_later -= slots
         self.want([slot for slot in slots if any(slot in assigned for assigned in self._assigned.values())])
 
     def _journaled_rows(self, owner: str, left: Mapping[int, Read]) -> Flow[Rows]:
@@ -261,12 +277,16 @@ class Claims:
         self._slots.leave(slots)
         self._me.tell.slots_refused(slots, why)
         self._drop_soon(slots)
+        self.settled.pulse()
 
     def _refuse(self, slots: list[int], why: pb.Rejection) -> None:
         if slots:
             self._slots.state[slots] = FREE
             self._hurried.difference_update(slots)
             self._me.tell.slots_refused(slots, why)
+            self.settled.pulse()
+            if why.reason in TRANSIENT:
+                self._want_later(slots)
 
     # --- claiming -----------------------------------------------------------------------------------------------
 
@@ -320,13 +340,11 @@ class Claims:
 
     def _stands(self, slot: int, attempt: Attempt) -> None:
         """The store names our claim."""
-        attempts = self._slots.attempts
-        if attempts.get(slot) is not attempt:
+        if self._slots.attempts.get(slot) is not attempt:
             return
-        del attempts[slot]
+        del self._slots.attempts[slot]
         self._slots.state[slot] = STANDING
-        if not attempts:
-            self.settled.pulse()
+        self.settled.pulse()
         self._confirmed.add(slot)
         if not self._is_confirming:
             self._is_confirming = True
@@ -352,6 +370,7 @@ class Claims:
         why = rejection(pb.REASON_NOT_OWNER, "", f"{name} owns the user now", 100, owner=name)
         self._me.tell.slots_lost(mask_of([slot]), why)
         self._drop_soon([slot])
+        self.settled.pulse()
 
     # --- leaving ------------------------------------------------------------------------------------------------
 
@@ -371,6 +390,7 @@ class Claims:
             held = [slot for slot in held if slot not in kept]
         if held:
             self._slots.leave(held)
+            self.settled.pulse()
             self._slots.retained.update((slot, claims[slot]) for slot in held)
             why = rejection(pb.REASON_NOT_OWNER, "", "the user moves to another worker", 100)
             self._me.tell.slots_lost(mask_of(held), why)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from random import Random
 
@@ -31,6 +31,9 @@ from worker.residents import Residents
 
 STATUS_INTERVAL_S = 0.2
 """Routers take a link that is silent for three times as long for lost."""
+
+SECOND_THOUGHTS_S = 0.2
+"""A worker that drains waits so long for a router to change its mind, which has nobody else for its users."""
 
 LAST_WORDS_S = 1.0
 """How long a clean stop waits for routers to take the last replies. One that does not learns of them from the store."""
@@ -93,9 +96,17 @@ class Incarnation:
         self._stop_timeout_s = plan.stop_timeout_s
         self._drain_timeout_s = plan.drain_timeout_s
         self._is_draining = False
-        self._undecided: set[int] = set()
-        self._nobody_takes_over = asyncio.Event()
+        self._have_nobody_else: set[int] = set()
+        self._is_told = asyncio.Event()
+        self._num_releases = 0
+        self._all_released = asyncio.Event()
+        self._all_released.set()
         self._over = asyncio.Event()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was fenced, or has written its last."""
+        return self._over.is_set()
 
     async def live(self, stop: asyncio.Event) -> None:
         """Serve until fenced or, after `stop`, until what is needed is journaled.
@@ -113,7 +124,12 @@ class Incarnation:
                 if self.log is not None:
                     tasks.create_task(self.log.run())
                 tasks.create_task(self._end_after(stop))
-                await self._over.wait()
+                try:
+                    await self._over.wait()
+                finally:
+                    # Whatever ends it: nothing can be begun any more.
+                    self.leaving.set()
+                    self._over.set()
                 raise _Over
         except BaseExceptionGroup as group:
             others = group.split(_Over)[1]
@@ -129,37 +145,65 @@ class Incarnation:
 
     def told_slots(self, link: int, slots: Sequence[int]) -> None:
         """A router sends the users of these slots here, from now on."""
-        if not self._is_draining:
-            self.ownership.assign(link, slots)
-        elif link in self._undecided:
-            self._undecided.discard(link)
-            if slots:
-                # It has nobody else: what is left of its users waits for this worker to come back.
-                self._nobody_takes_over.set()
+        self.ownership.assign(link, slots)
+        if slots and self._is_draining:
+            self._have_nobody_else.add(link)
+        else:
+            self._have_nobody_else.discard(link)
+        self._is_told.set()
 
     def link_closed(self, link: int) -> None:
         """A router is gone."""
         self.ownership.unassign(link)
-        self._undecided.discard(link)
-        if self._is_draining and not self.outboxes.links:
-            self._nobody_takes_over.set()
+        self._have_nobody_else.discard(link)
+        self._is_told.set()
+
+    @contextmanager
+    def releasing(self) -> Iterator[None]:
+        """Slots are on their way to another worker meanwhile: a clean stop lets them arrive."""
+        self._num_releases += 1
+        self._all_released.clear()
+        try:
+            yield
+        finally:
+            self._num_releases -= 1
+            if not self._num_releases:
+                self._all_released.set()
 
     async def _drain(self) -> None:
-        """Let other workers take the slots over, as routers have them do."""
-        self._is_draining = True
-        self._undecided = set(self.outboxes.links)
-        if not self._undecided or not self.has_store:
+        """Let other workers take the slots over, as routers have them do. They find what the store names: nobody is
+        told before every claim stands."""
+        if not self.outboxes.links or not self.has_store:
             return
-        self._put_status()
-        draining = self.acting.beside(self.acting.drive(self.ownership.drain()))
-        alone = asyncio.create_task(self._nobody_takes_over.wait())
-        try:
-            await asyncio.wait((draining, alone), timeout=self._drain_timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            alone.cancel()
-        if not draining.done():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_timeout_s):
+                await self.acting.drive(self.ownership.claim_no_more())
+                self._is_draining = True
+                self._put_status()
+                await self._until_taken_over()
+                await self._all_released.wait()
+        if self.ownership.owns:
             logger.warning("stopping with slots that nobody took over slots=%d", self.ownership.num_served)
-            draining.cancel()
+
+    async def _until_taken_over(self) -> None:
+        """Wait until no slot is left, or nobody is there who takes them."""
+        async with asyncio.TaskGroup() as tasks:
+            released = tasks.create_task(self.acting.drive(self.ownership.all_released()))
+            alone = tasks.create_task(self._until_alone())
+            await asyncio.wait((released, alone), return_when=asyncio.FIRST_COMPLETED)
+            released.cancel()
+            alone.cancel()
+
+    async def _until_alone(self) -> None:
+        """Wait until there is no router, or one has nobody else for the users: they wait for this worker to come back.
+        What it says at first it may have said before it knew."""
+        while self.outboxes.links:
+            self._is_told.clear()
+            try:
+                async with asyncio.timeout(SECOND_THOUGHTS_S if self._have_nobody_else else None):
+                    await self._is_told.wait()
+            except TimeoutError:
+                return
 
     async def _step_on(self) -> None:
         """Step while anything waits, for ever. Between steps the loop reads and writes: a batch is what came then."""

@@ -103,13 +103,14 @@ class Journal:
 
     def close(self, settled: Signal) -> Flow[None]:
         """Write what is needed and seal the journal: whoever comes next need not wait for our death. `settled` is
-        pulsed when no attempt is left."""
+        pulsed when an attempt has come to its end."""
         yield from self.await_landing()
         try:
             while len(self._to_change()):
                 yield from self.write_segment()
-            if self._slots.attempts:
-                yield Wait(settled, self._me.timing.dead_after_us)
+            until_us = self._me.clock_us() + self._me.timing.dead_after_us
+            while self._slots.attempts and (left_us := until_us - self._me.clock_us()) > 0:
+                yield Wait(settled, left_us)
             number = self.landed + 1
             yield from self._append(number, seal_body(self._me.name, number))
         except Fenced:

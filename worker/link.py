@@ -11,7 +11,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import NoReturn
 
 import grpc
@@ -31,6 +31,8 @@ from worker.users import user_methods
 
 PROTOCOL_VERSION = 1
 SERVICE = "evercurrent.v1.WorkerService"
+LAST_ANSWERS_S = 1.0
+"""A link that is to end waits so long for what was taken in to be answered."""
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +103,7 @@ class WorkerService:
         try:
             async with asyncio.TaskGroup() as tasks:
                 sender = tasks.create_task(outbox.send(context))
-                leaver = tasks.create_task(_leave(incarnation))
+                leaver = tasks.create_task(_leave(incarnation, outbox))
                 await self._receive(incarnation, link, outbox, context)
                 sender.cancel()
                 leaver.cancel()
@@ -117,6 +119,8 @@ class WorkerService:
     async def _receive(self, incarnation: Incarnation, link: int, outbox: Outbox, stream: Stream) -> None:
         engine = incarnation.engine
         while (message := await stream.read()) is not grpc.aio.EOF:
+            if incarnation.leaving.is_set():
+                continue
             if not isinstance(message, worker_pb2.LinkRequest) or message.WhichOneof("request") != "frame":
                 raise refused(pb.REASON_PROTOCOL, "request", "expected a frame")
             frame = message.frame
@@ -143,20 +147,19 @@ class WorkerService:
         self, request: worker_pb2.ReleaseRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[worker_pb2.ReleaseResponse]:
         incarnation = self.incarnation
-        if incarnation.name != request.incarnation:
-            await context.abort(
-                grpc.StatusCode.FAILED_PRECONDITION, f"this is {incarnation.name}, not {request.incarnation}"
-            )
+        if incarnation.name != request.incarnation or incarnation.is_over:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{request.incarnation} is no more")
         try:
             claims = {_slot(one.slot): int(ULID.from_str(one.claim)) for one in request.slots}
         except ValueError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"slots: {error}")
         acting, ownership = incarnation.acting, incarnation.ownership
         handing_over = HandingOver(self._model.name)
-        acting.beside(handing_over.run(lambda take: acting.drive(ownership.release(claims), take)))
-        async with aclosing(handing_over.messages()) as messages:
-            async for message in messages:
-                yield message
+        with incarnation.releasing():
+            acting.beside(handing_over.run(lambda take: acting.drive(ownership.release(claims), take)))
+            async with aclosing(handing_over.messages()) as messages:
+                async for message in messages:
+                    yield message
 
     def _greeting(self, message: object) -> worker_pb2.LinkOpen:
         """How the router introduces itself.
@@ -176,9 +179,14 @@ class WorkerService:
         return opening
 
 
-async def _leave(incarnation: Incarnation) -> NoReturn:
-    """End a link when its incarnation lets the routers go."""
+async def _leave(incarnation: Incarnation, outbox: Outbox) -> NoReturn:
+    """End a link when its incarnation lets the routers go. What was taken in is answered before, if it can be: what is
+    learned and not answered is sent again, and then answered as a duplicate."""
     await incarnation.leaving.wait()
+    if not incarnation.is_over:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_ANSWERS_S):
+                await outbox.below(1)
     raise refused(pb.REASON_UNAVAILABLE, "", f"{incarnation.name} serves no more", 500)
 
 

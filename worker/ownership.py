@@ -132,9 +132,14 @@ class Ownership:
         """
         return self._claims.release(claims)
 
-    def drain(self) -> Flow[None]:
-        """Claim nothing more, give away whatever is asked for, and wait until no slot is left."""
+    def claim_no_more(self) -> Flow[None]:
+        """Begin no claim any more and give away whatever is asked for, from now on; done when each claim that was begun
+        stands or is lost, so that the store names us for every slot that is served here."""
         self._me.is_draining = True
+        return self._claims.settle()
+
+    def all_released(self) -> Flow[None]:
+        """Wait until no slot is left."""
         while self.owns:
             yield Wait(self._me.released)
 

@@ -86,6 +86,11 @@ class Slots:
         return bool((self.state >= SERVING).any())
 
     @property
+    def is_taking(self) -> bool:
+        """Whether any slot is being taken."""
+        return bool((self.state == TAKING).any())
+
+    @property
     def num_served(self) -> int:
         """How many slots are served."""
         return int(np.count_nonzero((self.state == SERVING) | (self.state == STANDING)))
