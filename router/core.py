@@ -23,10 +23,11 @@ from evercurrent.errors import refused, rejection
 from evercurrent.slots import slot_of, user_key
 from evercurrent.v1 import admin_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
-from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_QUERY, EVENT_KIND_SKIP, IndexedRejection
+from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_QUERY, IndexedRejection
 from evercurrent.wire import Layout, Records, joined, watermarks
 from router.latency import Latency
 from router.moves import RETRY_US, TRANSIENT, Move, Moves, Replay, replay
+from router.outbox import Link, Outbox
 from router.replay import Kept, ReplayLog
 from router.ring import Ring
 from router.sessions import (
@@ -89,81 +90,6 @@ class Bounds:
     replay_bytes_max: int = 256 << 20
     blocks_when_full: bool = False
     move_timeout_us: int = 10_000_000
-
-
-class Outbox:
-    """What waits to be sent to one worker. Bounded by the link's in-flight bound, which the core keeps."""
-
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
-        self._opens: list[worker_pb2.LinkTagOpen] = []
-        self._events: list[bytes] = []
-        self._refusals: list[IndexedRejection] = []
-        self._num_events = 0
-        self._slots: worker_pb2.LinkSlots | None = None
-
-    def open(self, request: worker_pb2.LinkTagOpen) -> None:
-        self._opens.append(request)
-        self._wake()
-
-    def send(self, raw: bytes, num_events: int, refusal: pb.Rejection | None = None) -> None:
-        """Append packed events; a refusal belongs to the single event of kind REFUSED."""
-        if refusal is not None:
-            self._refusals.append(IndexedRejection(index=self._num_events, rejection=refusal))
-        self._events.append(raw)
-        self._num_events += num_events
-        self._wake()
-
-    def send_kept(self, kept: Kept) -> None:
-        """Append events that were kept, with their refusals."""
-        if kept.refusals:
-            for index, ordinal in enumerate(kept.ordinals.tolist()):
-                if ordinal in kept.refusals:
-                    why = kept.refusals[ordinal]
-                    self._refusals.append(IndexedRejection(index=self._num_events + index, rejection=why))
-        self.send(kept.records.tobytes(), len(kept.records))
-
-    def tell_slots(self, slots: Sequence[int]) -> None:
-        """These slots' users are sent there from now on."""
-        self._slots = worker_pb2.LinkSlots(slots=slots)
-        self._wake()
-
-    def drop(self, tags: Sequence[int], layout: Layout) -> None:
-        """Unsend the events of tags that the worker gave up. They would come after the open of the session that gets
-        such a tag next."""
-        events = layout.events(b"".join(self._events))
-        kept = ~np.isin(events["tag"], tags)
-        places = np.cumsum(kept) - 1
-        self._refusals = [
-            IndexedRejection(index=int(places[refusal.index]), rejection=refusal.rejection)
-            for refusal in self._refusals
-            if kept[refusal.index]
-        ]
-        self._events = [events[kept].tobytes()]
-        self._num_events = int(kept.sum())
-
-    def take(self) -> worker_pb2.LinkRequest:
-        """All that waits, as one message."""
-        frame = worker_pb2.LinkFrame(
-            opens=self._opens, events=b"".join(self._events), refusals=self._refusals, slots=self._slots
-        )
-        self._slots = None
-        self._opens, self._events, self._refusals, self._num_events = [], [], [], 0
-        return worker_pb2.LinkRequest(frame=frame)
-
-
-class Link:
-    """One worker as the core sees it: `outbox` is None while it is not reachable."""
-
-    def __init__(self, name: str, address: str) -> None:
-        self.name = name
-        self.address = address
-        self.incarnation = ""
-        self.outbox: Outbox | None = None
-        self.num_in_flight = 0
-        self.num_updates = 0
-        self.status = worker_pb2.WorkerStatus()
-        """As the worker said last."""
 
 
 class RoutingCore:
@@ -444,26 +370,28 @@ class RoutingCore:
         for index, link in self.links.items():
             self._room[index] = self.bounds.in_flight_link_max - link.num_in_flight
         admission = self.sessions.admit(sids, events, self._room)
-        if not admission.accepted.all():
-            sids, events = sids[admission.accepted], events[admission.accepted]
+        if len(admission.ordinals) < len(events):
+            sids, events = sids[admission.accepted], events.compress(admission.accepted)
         workers = self.sessions.worker[sids]
-        counts = np.bincount(workers)
-        if len(self.moves) and len(counts) and counts[NOWHERE]:
-            for index in np.flatnonzero(workers == NOWHERE).tolist():
-                self._hold(int(sids[index]), events[index : index + 1].tobytes(), 1, None)
-            stays = workers != NOWHERE
-            sids, events, workers = sids[stays], events[stays], workers[stays]
-            ordinals = admission.ordinals[stays]
-            counts[NOWHERE] = 0
-        else:
-            ordinals = admission.ordinals
-        if self.has_store and len(events):
-            self.log.add_many(events, ordinals)
-        for worker in np.flatnonzero(counts).tolist():
-            share = events[workers == worker] if len(self.links) > 1 else events
-            self.links[worker].num_in_flight += len(share)
-            self._outbox(worker).send(share.tobytes(), len(share))
+        counts = np.bincount(workers).tolist()
+        if counts and counts[NOWHERE]:
+            for at in np.flatnonzero(workers == NOWHERE).tolist():
+                self._hold(int(sids[at]), events[at].tobytes(), 0, None)
+        for worker, num_events in enumerate(counts[NOWHERE + 1 :], NOWHERE + 1):
+            if num_events == len(events):
+                self._send_share(worker, events, admission.ordinals)
+            elif num_events:
+                ours = workers == worker
+                self._send_share(worker, events.compress(ours), admission.ordinals[ours])
         return admission
+
+    def _send_share(self, worker: int, events: Records, ordinals: NDArray[np.int64]) -> None:
+        """Send events that were admitted, all to one worker."""
+        raw = events.tobytes()
+        if self.has_store:
+            self.log.add_many(raw, ordinals)
+        self.links[worker].num_in_flight += len(events)
+        self._outbox(worker).send(raw, len(events))
 
     def go_away(self, message: str, grace_ms: int) -> None:
         """Have every client leave."""
@@ -664,8 +592,13 @@ class RoutingCore:
         self._ask(left)
 
     def _abandon(self, sid: int, move: Move) -> None:
-        """Nobody wants a session that moves. Its sid is free when the link that owes something of it does so no
-        more."""
+        """A session that moves does so no more; what is not durable of it is given up. Its sid is free when the link
+        that owes something of it does so no more."""
+        if self._lingers(sid):
+            if move.kept is None:
+                self._take_kept([sid])
+            kept = self._kept(sid, move)
+            self.log.num_dropped += int(np.count_nonzero(kept.ordinals <= self.sessions.num_answered[sid]))
         self.sessions.feed[sid] = NOBODY
         self.sessions.state[sid] = CLOSING
         self.sessions.num_answered[sid] = self.sessions.num_sent[sid]
@@ -707,10 +640,6 @@ class RoutingCore:
         if move.is_over:
             return
         why = rejection(pb.REASON_UNAVAILABLE, "user_id", "no worker could serve the user", RETRY_AFTER_MS)
-        if move.kept is None:
-            self._take_kept([sid])
-        kept = self._kept(sid, move)
-        self.log.num_dropped += int(np.count_nonzero(kept.ordinals <= self.sessions.num_answered[sid]))
         self._tell_refused(sid, worker_pb2.LinkTagOpened(tag=sid, rejection=why))
         self._abandon(sid, move)
 
@@ -737,11 +666,12 @@ class RoutingCore:
             move.link = index
             self._retry(sid, RETRY_US)
             return
-        if plan.missing and not self._may_skip(sid, plan):
+        feed = self._feeds.get(sessions.feed.item(sid))
+        if plan.missing and feed is not None and sessions.wait_durable[sid]:
+            # Who waits for durability keeps what is not durable.
             first, last = plan.missing
             text = f"{first} to {last} are lost here: open again, and send them again or skip them"
-            if (feed := self._feeds.get(sessions.feed.item(sid))) is not None:
-                feed.ended([sid], rejection(pb.REASON_SEQ_GAP, "seq", text))
+            feed.ended([sid], rejection(pb.REASON_SEQ_GAP, "seq", text))
             self._turn_away(sid, index, move)
             return
         assert move.kept is not None, "who plans has all that is kept"
@@ -751,7 +681,8 @@ class RoutingCore:
         sessions.worker[sid] = index
         sessions.durable_seq[sid] = answer.durable_seq = max(sessions.durable_seq.item(sid), answer.durable_seq)
         self._send_plan(sid, index, plan)
-        feed = self._feeds.get(sessions.feed.item(sid))
+        if feed is None:
+            sessions.next_seq[sid] = max(answer.applied_seq, plan.last_seq) + 1
         if was_opening:
             answer.applied_seq = max(answer.applied_seq, plan.last_muted_seq)
             sessions.activate(sid, answer.applied_seq, answer.durable_seq)
@@ -767,22 +698,17 @@ class RoutingCore:
         move.link = index
         self._abandon(sid, move)
 
-    def _may_skip(self, sid: int, plan: Replay) -> bool:
-        """Whether a session may go on without what is missing. Who waits for durability keeps what is not durable; for
-        nobody it goes on if something comes after it."""
-        if self.sessions.feed[sid] != NOBODY:
-            return not self.sessions.wait_durable[sid]
-        return len(plan.sent.records) > 0
-
     def _plan(self, sid: int, move: Move, applied_seq: int, was_opening: bool) -> Replay | None:
         """What a worker that has so much of a session is to be sent; None: it is not to serve it yet."""
         sessions = self.sessions
         if self._requests[sid].session_id and applied_seq < sessions.durable_seq[sid]:
             # It does not know yet that it owns the user no more.
             return None
-        next_seq = None if was_opening or not self._requests[sid].session_id else sessions.next_seq.item(sid)
+        next_seq: int | None = None
+        if self._requests[sid].session_id and not was_opening:
+            next_seq = 0 if sessions.feed[sid] == NOBODY else sessions.next_seq.item(sid)
         kept = self._kept(sid, move)
-        plan = replay(kept, sessions.num_answered.item(sid), next_seq, applied_seq, self.clock_us())
+        plan = replay(sid, kept, sessions.num_answered.item(sid), next_seq, applied_seq, self.clock_us())
         # What came before this feed may be on its way from another router.
         is_early = plan.missing and plan.missing[0] <= sessions.resumed_at[sid]
         return None if is_early and self.clock_us() < move.patient_until_us else plan
@@ -819,28 +745,19 @@ class RoutingCore:
         return self.sessions.num_unanswered(sid) > num_held or applied_seq + 1 < self._next_seq(sid)
 
     def _send_plan(self, sid: int, index: int, plan: Replay) -> None:
-        link, outbox = self.links[index], self._outbox(index)
-        if plan.missing:
-            skip = np.zeros(1, self.layout.event_dtype)
-            skip["kind"], skip["tag"], skip["seq"] = EVENT_KIND_SKIP, sid, plan.missing[1]
-            outbox.send(skip.tobytes(), 1)
-            link.num_in_flight += 1
-            self._mute(sid, 1)
         self._mute(sid, plan.num_muted)
         self.log.add_kept(plan.stays)
         if num_events := len(plan.sent.records):
-            link.num_in_flight += num_events
+            self.links[index].num_in_flight += num_events
             self.num_replayed += num_events
-            outbox.send_kept(plan.sent)
+            self._outbox(index).send_kept(plan.sent)
 
     # --- what workers say -------------------------------------------------------------------------------------------
 
     def receive(self, index: int, frame: worker_pb2.LinkResults) -> None:
         """Hand a worker's answers to their feeds."""
         if frame.opens:
-            self._take_kept(
-                [answer.tag for answer in frame.opens if self._lacks(answer.tag, answer.applied_seq)]
-            )
+            self._take_kept([answer.tag for answer in frame.opens if self._lacks(answer.tag, answer.applied_seq)])
         for answer in frame.opens:
             self._opened(index, answer)
         if frame.results:
@@ -894,10 +811,11 @@ class RoutingCore:
             self._abandon(sid, move)
 
     def _comes_back(self, sid: int, reason: int) -> bool:
-        """Whether a session that is refused for this reason is served a moment later, here or elsewhere."""
+        """Whether a session that is refused for this reason is served a moment later, here or elsewhere. A feed that
+        opens one of which nothing is at risk may as well come back itself."""
         if reason == pb.REASON_NOT_OWNER:
             return True
-        return self.sessions.state[sid] != OPENING and reason in TRANSIENT
+        return reason in TRANSIENT and (self.sessions.state[sid] != OPENING or self._lingers(sid))
 
     def _results(self, link: Link, records: Records, rejections: Sequence[IndexedRejection]) -> None:
         link.num_in_flight -= len(records)
@@ -962,7 +880,7 @@ class RoutingCore:
             for indexed in rejections
             if stays[indexed.index]
         ]
-        return records[stays], left
+        return records.compress(stays), left
 
     def _rejected(self, record: np.void, reason: int) -> None:
         """What was rejected without being consumed is expected again."""
@@ -1044,7 +962,7 @@ class RoutingCore:
             return
         order = np.argsort(owners, kind="stable")
         starts = np.flatnonzero(np.diff(owners[order], prepend=-1)).tolist()
-        sorted_records = records[order]
+        sorted_records = records.take(order)
         place = {int(index): at for at, index in enumerate(order)} if rejections else {}
         moved = sorted((place[indexed.index], indexed.rejection) for indexed in rejections)
         for start, end in zip(starts, [*starts[1:], len(order)], strict=True):

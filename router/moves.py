@@ -106,8 +106,9 @@ class Moves:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a worker is to be `sent`, and what of all that was kept `stays` for the next. The first `num_muted` results are
-    for nobody; `missing` are the first and last seq of those that it lacks and that are not here any more."""
+    """What a worker is to be `sent`, and what of all that was kept `stays` for the next. The first `num_muted` results
+    are for nobody; `missing` are the first and last seq of those that it lacks and that are not here any more: then a
+    skip over them is sent."""
 
     sent: Kept
     stays: Kept
@@ -115,38 +116,58 @@ class Replay:
     missing: tuple[int, int] | None
 
     @property
+    def last_seq(self) -> int:
+        """The last seq that is sent; 0: none."""
+        return int(self.sent.records["seq"].max(initial=0))
+
+    @property
     def last_muted_seq(self) -> int:
         """The last seq that is applied again; 0: none."""
         return int(self.sent.records["seq"][: self.num_muted].max(initial=0))
 
 
-def replay(kept: Kept, num_answered: int, next_seq: int | None, applied_seq: int, now_us: int) -> Replay:
+def replay(sid: int, kept: Kept, num_answered: int, next_seq: int | None, applied_seq: int, now_us: int) -> Replay:
     """What a worker lacks that has consumed `applied_seq` of a session, of what is kept of it.
 
-    `next_seq` is what its feed was told to go on with; None: it was told nothing yet, and goes on wherever it is told:
-    what cannot follow what the worker has is given up. Answered events are applied again whatever their time is by now;
-    the time of the others goes on. `now_us` is of the clock that stamped them.
+    `next_seq` is what its feed was told to go on with; 0: nobody goes on. None: its feed was told nothing yet, and goes
+    on wherever it is told; then what cannot follow what the worker has is given up. Answered events are applied again
+    whatever their time is by now; the time of the others goes on. `now_us` is of the clock that stamped them.
     """
     records, ordinals = kept.records, kept.ordinals
     answered = ordinals <= num_answered
-    lacking = _consumes(records) & (records["seq"] > applied_seq)
-    is_sent = ~answered | lacking
-    missing = None
-    if next_seq is not None:
-        missing = _missing(records[lacking], applied_seq, next_seq)
-    elif _missing(records[lacking & answered], applied_seq, 0):
-        is_sent = ~answered
-    stays = is_sent | ~lacking
-    records, answered = records[is_sent], answered[is_sent]
-    records["timeout_us"][answered] = 0
-    timed = records["timeout_us"] > 0
-    passed_us = now_us - records["stamp_us"][timed].astype(np.int64)
-    records["timeout_us"][timed] = np.maximum(records["timeout_us"][timed] - passed_us, 1)
+    consuming = _consumes(records)
+    again = np.flatnonzero(answered & consuming & (records["seq"] > applied_seq))
+    firsts, lasts, places = _gaps(records[again], applied_seq)
+    if next_seq is None:
+        lost, firsts = again[int(places[0]) :] if len(places) else again[:0], firsts[:0]
+        again = again[: len(again) - len(lost)]
+    else:
+        lost = again[:0]
+        behind = records[~answered & consuming]
+        if len(behind):
+            next_seq = 0 if behind["kind"][0] == EVENT_KIND_SKIP else int(behind["seq"][0])
+        had_seq = int(records["seq"][again].max(initial=applied_seq))
+        if next_seq > had_seq + 1:
+            firsts, lasts = np.append(firsts, had_seq + 1), np.append(lasts, next_seq - 1)
+            places = np.append(places, len(again))
+    stays = np.ones(len(records), np.bool_)
+    stays[lost] = False
+    rest = np.flatnonzero(~answered)
+    sent = records[np.concatenate([again, rest])]
+    sent["timeout_us"][: len(again)] = 0
+    timed = sent["timeout_us"] > 0
+    passed_us = now_us - sent["stamp_us"][timed].astype(np.int64)
+    sent["timeout_us"][timed] = np.maximum(sent["timeout_us"][timed] - passed_us, 1)
+    sent_ordinals = np.concatenate([ordinals[again], ordinals[rest]])
+    if len(firsts):
+        skips = np.zeros(len(firsts), records.dtype)
+        skips["kind"], skips["tag"], skips["seq"] = EVENT_KIND_SKIP, sid, lasts
+        sent, sent_ordinals = np.insert(sent, places, skips), np.insert(sent_ordinals, places, 0)
     return Replay(
-        Kept(records, ordinals[is_sent], kept.refusals),
-        Kept(kept.records[stays], ordinals[stays], kept.refusals),
-        int(answered.sum()),
-        missing,
+        Kept(sent, sent_ordinals, kept.refusals),
+        Kept(records[stays], ordinals[stays], kept.refusals),
+        len(again) + len(firsts),
+        (int(firsts[0]), int(lasts[0])) if len(firsts) else None,
     )
 
 
@@ -156,10 +177,9 @@ def _consumes(records: Records) -> NDArray[np.bool_]:
     return consumes
 
 
-def _missing(lacking: Records, applied_seq: int, next_seq: int) -> tuple[int, int] | None:
-    """The seqs between what the worker has and the first that is sent; a skip bridges any gap."""
-    if len(lacking):
-        if lacking["kind"][0] == EVENT_KIND_SKIP:
-            return None
-        next_seq = int(lacking["seq"][0])
-    return (applied_seq + 1, next_seq - 1) if next_seq > applied_seq + 1 else None
+def _gaps(records: Records, applied_seq: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.intp]]:
+    """The first and last seqs that are missing between these events, and before which; a skip bridges any gap."""
+    seqs = records["seq"].astype(np.int64)
+    had = np.maximum.accumulate(np.append(applied_seq, seqs))[:-1]
+    places = np.flatnonzero((seqs > had + 1) & (records["kind"] != EVENT_KIND_SKIP))
+    return had[places] + 1, seqs[places] - 1, places

@@ -28,7 +28,8 @@ from evercurrent.v1.columns_pb2 import (
     IndexedRejection,
 )
 from evercurrent.wire import WATERMARK, Event, Records
-from router.core import Bounds, Outbox
+from router.core import Bounds
+from router.outbox import Outbox
 from router.ring import build_ring
 from router.sessions import ACTIVE, FREE
 from tests.router.playing import Time, core_of, link
@@ -36,8 +37,12 @@ from tests.router.playing import Time, core_of, link
 USERS = ("ann", "bob", "cem")
 SESSIONS = ("", "one", "two")
 NUM_WORKERS = 3
+FRAMES_A_ROUND = 5
 NOTHING = -1
 """The content of an observation that consumed its seq without effect."""
+
+FOREIGN = -2
+"""The content of what came through another router, which has the same client."""
 
 Session = tuple[str, str]
 """User and session id."""
@@ -174,6 +179,8 @@ class Worker:
     def _answer(self, wire: Wire, number: int) -> None:
         tag = wire.tags[number]
         why = self._seek(tag.user)
+        if why is None and self.world.forgotten == (tag.user, tag.session_id):
+            why = pb.Rejection(reason=pb.REASON_SESSION_FORGOTTEN)
         answer = worker_pb2.LinkTagOpened(tag=number)
         if why is not None:
             del wire.tags[number]
@@ -201,9 +208,7 @@ class Worker:
             self.world.claim(user, self)
             return None
         if self.mood == "redirect":
-            return pb.Rejection(
-                reason=pb.REASON_NOT_OWNER, owner=self.world.workers[owner].name, retry_after_ms=1
-            )
+            return pb.Rejection(reason=pb.REASON_NOT_OWNER, owner=self.world.workers[owner].name, retry_after_ms=1)
         reason = {
             "not_owner": pb.REASON_NOT_OWNER,
             "unavailable": pb.REASON_UNAVAILABLE,
@@ -266,6 +271,12 @@ class Worker:
         elif why is None:
             state.consumed.append((session_id, 0, 0, content))
         return (pb.STATUS_APPLIED, None) if why is None else (pb.STATUS_REJECTED, why)
+
+    def consume_foreign(self, user: str, session_id: str) -> None:
+        """An observation that came over another router's link."""
+        session = self.states[user].session(session_id)
+        session.last_seq += 1
+        self.states[user].consumed.append((session_id, session.last_seq, session.last_seq, FOREIGN))
 
     def journal(self) -> None:
         """What it owns is durable as it is now."""
@@ -411,6 +422,9 @@ class Client:
         except Refused:
             return None
         assert sid not in self.talks
+        if not self.core.sessions.durable_seq[sid]:
+            # The session is new here: what was told of it before is not known any more.
+            self.world.told.pop(session, None)
         self.talks[sid] = Talk(session)
         return sid
 
@@ -473,6 +487,7 @@ class World:
         self.told: dict[Session, int] = {}
         self.answered: dict[Session, dict[int, int]] = {(user, one): {} for user in USERS for one in SESSIONS}
         self.is_slow = False
+        self.forgotten: Session | None = None
         self._contents = count(1)
 
     def event(self, sid: int, seq: int, kind: int, timeout_us: int) -> Records:
@@ -557,8 +572,9 @@ class World:
         """Let all that is on the way arrive, and time pass."""
         for _ in range(num_rounds):
             for index, worker in self.workers.items():
-                self.write(index)
-                worker.read()
+                for _ in range(FRAMES_A_ROUND):
+                    self.write(index)
+                    worker.read()
                 worker.arrive()
                 worker.step(len(worker.inbox))
                 worker.journal()
@@ -570,7 +586,7 @@ class World:
 
     def calm(self) -> None:
         """No more faults: all workers serve, and what they do not know they are told."""
-        self.is_slow = False
+        self.is_slow, self.forgotten = False, None
         for index, worker in self.workers.items():
             worker.mood = "redirect"
             self.forget_lost(worker)
@@ -621,7 +637,7 @@ class World:
         for session, answered in self.answered.items():
             state = self.durable.get(session[0], State())
             kept = {seq: content for one, seq, _, content in state.consumed if one == session[1]}
-            missing += [(session, seq) for seq, content in answered.items() if kept.get(seq) != content]
+            missing += [(session, seq) for seq, content in answered.items() if kept.get(seq) not in (content, FOREIGN)]
         return missing
 
 
@@ -749,6 +765,18 @@ def _pass(world: World, a: int, b: int, c: int) -> None:
     world.time.pass_ms((1, 30, 60, 300, 1100)[a % 5])
 
 
+def _elsewhere(world: World, a: int, b: int, c: int) -> None:
+    """Another router sends an observation of a session."""
+    user = USERS[b % 3]
+    if (owner := world.owners.get(user)) is not None and user in world.workers[owner].states:
+        world.workers[owner].consume_foreign(user, SESSIONS[1 + c % 2])
+
+
+def _forget(world: World, a: int, b: int, c: int) -> None:
+    """A session is refused for good, as one that its user has no place for."""
+    world.forgotten = (USERS[b % 3], SESSIONS[1 + c % 2]) if a % 2 else None
+
+
 def _slow(world: World, a: int, b: int, c: int) -> None:
     world.is_slow = bool(a % 2)
 
@@ -779,4 +807,6 @@ ACTS: dict[str, Callable[[World, int, int, int], None]] = {
     "ring": _ring,
     "pass": _pass,
     "slow": _slow,
+    "elsewhere": _elsewhere,
+    "forget": _forget,
 }
