@@ -31,7 +31,7 @@ from evercurrent.wire import Records, joined
 from router.core import RoutingCore
 from router.requests import check_durability, check_model, check_namespace, check_user_id, checked_session_id
 from router.sessions import OPENING, SETTLING
-from router.streams import parse, serve, unix_us
+from router.streams import Door, parse, serve, unix_us
 
 TAG_MAX = 1 << 20
 NO_SESSION = -1
@@ -397,10 +397,14 @@ class ExchangeStream:
         self._filled.set()
 
 
-async def serve_exchange(core: RoutingCore, settings: RouterSettings, context: grpc.aio.ServicerContext) -> None:
+async def serve_exchange(
+    core: RoutingCore, settings: RouterSettings, context: grpc.aio.ServicerContext, door: Door | None = None
+) -> None:
     """The Exchange RPC, over raw bytes."""
 
     async def run(request: WireExchangeRequest) -> None:
+        if door is not None:
+            door.enter()
         await ExchangeStream(core, request.open, settings).run(context)
 
     await serve(context, WireExchangeRequest, run)

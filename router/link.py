@@ -3,7 +3,8 @@ comes.
 
 A worker counts as reachable from the answer to the link's open until the stream breaks, its gRPC health says otherwise,
 or nothing came from it for long, though it says several times a second how it is; then this tries again, with the
-channel's own back-off.
+channel's own back-off. A worker that is about to stop and has given all its slots away is let go: this half-closes the
+stream, and the worker ends it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
+from contextlib import suppress
 from typing import NoReturn, Protocol
 
 import grpc
@@ -114,13 +116,13 @@ async def _serve(
     response = await call.read()
     if response is grpc.aio.EOF or response.WhichOneof("response") != "opened":
         raise _LinkLost(f"it did not open the link: {await call.details()}")
-    filled = asyncio.Event()
+    filled, is_let_go = asyncio.Event(), asyncio.Event()
     outbox = core.link_opened(worker, response.opened, filled.set)
     members.up(core.links[worker].name, response.opened)
     heard = _Heard()
     logger.info("link opened worker=%s incarnation=%s", response.opened.worker, response.opened.incarnation)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_send(call, outbox, filled))
+        tasks.create_task(_send(call, outbox, filled, is_let_go))
         tasks.create_task(heard.until_silent(silence_s))
         was_draining = False
         while (response := await call.read()) is not grpc.aio.EOF:
@@ -129,14 +131,25 @@ async def _serve(
             if response.frame.status.draining and not was_draining:
                 was_draining = True
                 members.drain(core.links[worker].name)
+            if was_draining and response.frame.HasField("status") and not response.frame.status.owned_slots:
+                is_let_go.set()
+                filled.set()
         raise _LinkLost(f"the worker ended it: {await call.details()}")
 
 
-async def _send(call: grpc.aio.StreamStreamCall, outbox: Outbox, filled: asyncio.Event) -> NoReturn:
-    while True:
-        await filled.wait()
-        filled.clear()
-        await call.write(outbox.take())
+async def _send(
+    call: grpc.aio.StreamStreamCall, outbox: Outbox, filled: asyncio.Event, is_let_go: asyncio.Event
+) -> None:
+    """Write until the worker is let go, and then half-close: who writes to a stream that has ended loses what came on
+    it and was not read yet. How it has ended, if it has, is told to who reads."""
+    with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+        while True:
+            await filled.wait()
+            filled.clear()
+            if is_let_go.is_set():
+                break
+            await call.write(outbox.take())
+        await call.done_writing()
 
 
 class _Heard:

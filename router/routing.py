@@ -124,8 +124,8 @@ class Routing:
         self._is_changed.set()
 
     async def _reconcile(self, listing: Listing) -> None:
-        """Link whom the source lists, at the address that it gives. Who is listed no more stays linked as long as it may
-        have users (`_unlink_gone`)."""
+        """Link whom the source lists, at the address that it gives. Who is listed no more stays linked as long as it
+        may have users (`_unlink_gone`)."""
         self._listed = listing
         for name, linked in list(self._links.items()):
             if name in listing and listing[name].address != linked.address:

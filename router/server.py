@@ -20,6 +20,7 @@ from router.core import RoutingCore
 from router.discovery import make_source
 from router.routing import Routing, bounds_of
 from router.service import ADMIN_SERVICE, SESSION_SERVICE, admin_handler, session_handler
+from router.streams import Door
 
 READY_GRACE_S = 5.0
 STOP_GRACE_S = 1.0
@@ -37,8 +38,8 @@ async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
     """
     stop = stop_signal()
     routing = Routing(make_source(settings), settings.name, bounds_of(settings), settings.link_silence_ms / 1000)
-    health = new_health()
-    handlers = [session_handler(routing.core, settings), admin_handler(routing.core, settings.name)]
+    health, door = new_health(), Door()
+    handlers = [session_handler(routing.core, settings, door), admin_handler(routing.core, settings.name)]
     server = await new_server(handlers, [SESSION_SERVICE, ADMIN_SERVICE], health)
     address = bind(server, settings.address)
     gc.collect()
@@ -51,6 +52,7 @@ async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
             tasks.create_task(_announce(address, routing.ready, ready)),
         ]
         await stop.wait()
+        door.close()
         await drain(server, health, routing.core, settings.drain_timeout_s)
         for task in working:
             task.cancel()

@@ -15,6 +15,7 @@ from router.admin import Admin
 from router.core import RoutingCore
 from router.exchange_stream import serve_exchange
 from router.session_stream import serve_session
+from router.streams import Door
 from router.top_users import get_top_users
 from router.unary import Turns, observe, predict
 from router.users import export_user, first_error, forget_user
@@ -26,15 +27,16 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 
-def session_handler(core: RoutingCore, settings: RouterSettings) -> grpc.GenericRpcHandler:
-    """SessionService. Its streams are given raw bytes: they look at a message's size before they parse it."""
+def session_handler(core: RoutingCore, settings: RouterSettings, door: Door | None = None) -> grpc.GenericRpcHandler:
+    """SessionService, whose streams come in by `door`. They are given raw bytes: they look at a message's size before
+    they parse it."""
     turns = Turns()
 
     async def session(_: object, context: grpc.aio.ServicerContext) -> None:
-        await serve_session(core, settings.observation_bytes_max, context)
+        await serve_session(core, settings.observation_bytes_max, context, door)
 
     async def exchange(_: object, context: grpc.aio.ServicerContext) -> None:
-        await serve_exchange(core, settings, context)
+        await serve_exchange(core, settings, context, door)
 
     async def observe_one(
         request: session_pb2.ObserveRequest, context: grpc.aio.ServicerContext

@@ -31,7 +31,7 @@ from router.core import RoutingCore
 from router.replies import Replies
 from router.requests import Packer, check_durability, check_model, check_namespace, check_user_id, checked_session_id
 from router.sessions import SEQ_MAX, too_far
-from router.streams import parse, serve, unix_us
+from router.streams import Door, parse, serve, unix_us
 
 
 class SessionStream:
@@ -294,10 +294,14 @@ class SessionStream:
         )
 
 
-async def serve_session(core: RoutingCore, request_bytes_max: int, context: grpc.aio.ServicerContext) -> None:
+async def serve_session(
+    core: RoutingCore, request_bytes_max: int, context: grpc.aio.ServicerContext, door: Door | None = None
+) -> None:
     """The Session RPC, over raw bytes."""
 
     async def run(request: SessionRequest) -> None:
+        if door is not None:
+            door.enter()
         await SessionStream(core, request.open, request_bytes_max).run(context)
 
     await serve(context, SessionRequest, run)

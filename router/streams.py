@@ -15,7 +15,30 @@ from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.session_pb2 import SessionRequest
 from evercurrent.v1.wire_pb2 import WireExchangeRequest
 
+REOPEN_AFTER_MS = 100
+"""When whoever was turned away at the door may come back: to another router, or to this one's successor."""
+
 Request = TypeVar("Request", SessionRequest, WireExchangeRequest)
+
+
+class Door:
+    """Whether streams are taken in. One that comes while the others are asked to leave would never be asked."""
+
+    def __init__(self) -> None:
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Take in nobody from now on."""
+        self._is_closed = True
+
+    def enter(self) -> None:
+        """Somebody comes in.
+
+        Raises:
+            Refused: REASON_UNAVAILABLE, nobody does.
+        """
+        if self._is_closed:
+            raise refused(pb.REASON_UNAVAILABLE, "", "the router is stopping", REOPEN_AFTER_MS)
 
 
 async def serve(

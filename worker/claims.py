@@ -236,7 +236,9 @@ class Claims:
             if len(part) and part.states.shape[1] != width:
                 raise SchemaMismatch(f"stored states have {part.states.shape[1]} numbers; {self._me.model} has {width}")
         waiting = sorted(read.slot for read in reads)
-        rows = yield Offload(partial(_by_slot, parts, waiting))
+        sort = partial(_by_slot, parts, waiting)
+        # Few are sorted at once: users wait, and a thread may take long to get its turn.
+        rows = sort() if sum(map(len, parts)) <= SLICE_ROWS else (yield Offload(sort))
         assert isinstance(rows, Rows)
         for begun in _parts(reads, TOGETHER_MAX):
             for read in begun:

@@ -36,7 +36,7 @@ SECOND_THOUGHTS_S = 0.2
 """A worker that drains waits so long for a router to change its mind, which has nobody else for its users."""
 
 LAST_WORDS_S = 1.0
-"""How long a clean stop waits for routers to take the last replies. One that does not learns of them from the store."""
+"""How long a clean stop waits for routers to take the last replies and let go."""
 
 logger = logging.getLogger(__name__)
 
@@ -205,6 +205,14 @@ class Incarnation:
             except TimeoutError:
                 return
 
+    async def _say_goodbye(self) -> None:
+        """Tell routers all that there is. Those that hear that no slot is left here let go by themselves."""
+        self._put_status()
+        if self._is_draining and not self.ownership.owns:
+            await self.outboxes.all_gone()
+        else:
+            await self.outboxes.all_written()
+
     async def _step_on(self) -> None:
         """Step while anything waits, for ever. Between steps the loop reads and writes: a batch is what came then."""
         while True:
@@ -237,7 +245,7 @@ class Incarnation:
         await self._drain()
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_S):
-                await self.outboxes.all_written()
+                await self._say_goodbye()
         self.leaving.set()
         try:
             async with asyncio.timeout(self._stop_timeout_s):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
+from typing import ParamSpec, TypeVar
 
 import grpc
 import grpc.aio
@@ -27,6 +28,12 @@ from worker.flows import AskRelease, Dead, Released, Unreachable
 MESSAGE_BYTES_MAX = 1 << 20
 ROW_BYTES = 160
 """What a row has beside its state, about."""
+IN_PLACE_BYTES_MAX = 1 << 16
+"""Rows of so many bytes are encoded and decoded on the loop, in less than half a millisecond: users wait meanwhile, and
+a thread may take several to get its turn."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 HandOverRows = Callable[[Rows], Awaitable[None]]
 """Takes rows that are handed over, once those before were taken."""
@@ -69,7 +76,7 @@ class WorkerPeers:
             not_held.update(response.not_held)
             kept.update(response.kept)
             if response.rows:
-                segment = await asyncio.to_thread(read_segment, response.rows)
+                segment = await _apart(len(response.rows), read_segment, response.rows)
                 if segment.footer.model != self._model:
                     raise SchemaMismatch(f"the owner serves {segment.footer.model}, this worker {self._model}")
                 if segment.damaged:
@@ -125,15 +132,23 @@ class HandingOver:
             self._room.release()
 
     async def _take(self, rows: Rows) -> None:
-        per_message = max(1, MESSAGE_BYTES_MAX // (4 * rows.states.shape[1] + ROW_BYTES))
+        row_bytes = 4 * rows.states.shape[1] + ROW_BYTES
+        per_message = max(1, MESSAGE_BYTES_MAX // row_bytes)
         for start in range(0, len(rows), per_message):
             await self._room.acquire()
             if self._is_gone:
                 self._room.release()
                 return
             part = rows.take(np.arange(start, min(start + per_message, len(rows))))
-            body = await asyncio.to_thread(_encoded, part, self._model)
+            body = await _apart(len(part) * row_bytes, _encoded, part, self._model)
             self._messages.put_nowait(worker_pb2.ReleaseResponse(rows=body))
+
+
+async def _apart(num_bytes: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Have work done on a thread if it is much."""
+    if num_bytes <= IN_PLACE_BYTES_MAX:
+        return work(*args, **kwargs)
+    return await asyncio.to_thread(work, *args, **kwargs)
 
 
 def _encoded(rows: Rows, model: str) -> bytes:

@@ -85,7 +85,7 @@ def test_direct_mode_says_what_to_install(module: str) -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert ended.stderr.splitlines()[-1] == (
         "evercurrent.client.errors.InvalidRequest: "
-        f'mode "direct" needs `{module}`, which is not installed: pip install \'evercurrent[direct]\''
+        f"mode \"direct\" needs `{module}`, which is not installed: pip install 'evercurrent[direct]'"
     )
 
 
