@@ -115,6 +115,9 @@ address that it cannot use."""
 MODULES = {"direct": "evercurrent.direct"}
 """What registers a mode, and is installed by the extra of its name."""
 
+OURS = ("evercurrent", "router")
+"""Packages that are installed with this one; the second has a name that others use as well."""
+
 _FACTORIES: dict[str, Factory] = {}
 
 
@@ -132,8 +135,15 @@ def transport_of(mode: str) -> Factory:
     if mode in MODULES and mode not in _FACTORIES:
         try:
             import_module(MODULES[mode])
-        except ModuleNotFoundError as error:
-            text = f"mode \"{mode}\" needs `{error.name}`, which is not installed: pip install 'evercurrent[{mode}]'"
+        except ImportError as error:
+            if (error.name or "").partition(".")[0] in OURS:
+                text = f"another package shadows evercurrent's `{error.name}`: take it off the import path"
+            elif isinstance(error, ModuleNotFoundError):
+                text = (
+                    f"mode \"{mode}\" needs `{error.name}`, which is not installed: pip install 'evercurrent[{mode}]'"
+                )
+            else:
+                raise
             raise InvalidRequest(text, field="mode") from error
     if mode in _FACTORIES:
         return _FACTORIES[mode]

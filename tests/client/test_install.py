@@ -4,6 +4,7 @@ missing."""
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -87,6 +88,20 @@ def test_direct_mode_says_what_to_install(module: str) -> None:
         "evercurrent.client.errors.InvalidRequest: "
         f"mode \"direct\" needs `{module}`, which is not installed: pip install 'evercurrent[direct]'"
     )
+
+
+def test_a_router_of_somebody_else_is_named(tmp_path: Path) -> None:
+    (tmp_path / "router.py").write_text("")
+    ended = subprocess.run(
+        [sys.executable, "-c", 'import evercurrent\nevercurrent.connect("w=h:1", mode="direct")'],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        cwd=tmp_path,
+    )
+    assert "another package shadows evercurrent's `router" in ended.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("module", ["typer", "torch"])
