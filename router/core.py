@@ -27,6 +27,7 @@ from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_QUERY, Index
 from evercurrent.wire import Layout, Records, joined, watermarks
 from router.latency import Latency
 from router.moves import RETRY_US, TRANSIENT, Move, Moves, Replay, replay
+from router.outbox import Link, Outbox
 from router.replay import Kept, ReplayLog
 from router.ring import Ring
 from router.sessions import (
@@ -89,81 +90,6 @@ class Bounds:
     replay_bytes_max: int = 256 << 20
     blocks_when_full: bool = False
     move_timeout_us: int = 10_000_000
-
-
-class Outbox:
-    """What waits to be sent to one worker. Bounded by the link's in-flight bound, which the core keeps."""
-
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
-        self._opens: list[worker_pb2.LinkTagOpen] = []
-        self._events: list[bytes] = []
-        self._refusals: list[IndexedRejection] = []
-        self._num_events = 0
-        self._slots: worker_pb2.LinkSlots | None = None
-
-    def open(self, request: worker_pb2.LinkTagOpen) -> None:
-        self._opens.append(request)
-        self._wake()
-
-    def send(self, raw: bytes, num_events: int, refusal: pb.Rejection | None = None) -> None:
-        """Append packed events; a refusal belongs to the single event of kind REFUSED."""
-        if refusal is not None:
-            self._refusals.append(IndexedRejection(index=self._num_events, rejection=refusal))
-        self._events.append(raw)
-        self._num_events += num_events
-        self._wake()
-
-    def send_kept(self, kept: Kept) -> None:
-        """Append events that were kept, with their refusals."""
-        if kept.refusals:
-            for index, ordinal in enumerate(kept.ordinals.tolist()):
-                if ordinal in kept.refusals:
-                    why = kept.refusals[ordinal]
-                    self._refusals.append(IndexedRejection(index=self._num_events + index, rejection=why))
-        self.send(kept.records.tobytes(), len(kept.records))
-
-    def tell_slots(self, slots: Sequence[int]) -> None:
-        """These slots' users are sent there from now on."""
-        self._slots = worker_pb2.LinkSlots(slots=slots)
-        self._wake()
-
-    def drop(self, tags: Sequence[int], layout: Layout) -> None:
-        """Unsend the events of tags that the worker gave up. They would come after the open of the session that gets
-        such a tag next."""
-        events = layout.events(b"".join(self._events))
-        kept = ~np.isin(events["tag"], tags)
-        places = np.cumsum(kept) - 1
-        self._refusals = [
-            IndexedRejection(index=int(places[refusal.index]), rejection=refusal.rejection)
-            for refusal in self._refusals
-            if kept[refusal.index]
-        ]
-        self._events = [events[kept].tobytes()]
-        self._num_events = int(kept.sum())
-
-    def take(self) -> worker_pb2.LinkRequest:
-        """All that waits, as one message."""
-        frame = worker_pb2.LinkFrame(
-            opens=self._opens, events=b"".join(self._events), refusals=self._refusals, slots=self._slots
-        )
-        self._slots = None
-        self._opens, self._events, self._refusals, self._num_events = [], [], [], 0
-        return worker_pb2.LinkRequest(frame=frame)
-
-
-class Link:
-    """One worker as the core sees it: `outbox` is None while it is not reachable."""
-
-    def __init__(self, name: str, address: str) -> None:
-        self.name = name
-        self.address = address
-        self.incarnation = ""
-        self.outbox: Outbox | None = None
-        self.num_in_flight = 0
-        self.num_updates = 0
-        self.status = worker_pb2.WorkerStatus()
-        """As the worker said last."""
 
 
 class RoutingCore:
@@ -444,26 +370,28 @@ class RoutingCore:
         for index, link in self.links.items():
             self._room[index] = self.bounds.in_flight_link_max - link.num_in_flight
         admission = self.sessions.admit(sids, events, self._room)
-        if not admission.accepted.all():
-            sids, events = sids[admission.accepted], events[admission.accepted]
+        if len(admission.ordinals) < len(events):
+            sids, events = sids[admission.accepted], events.compress(admission.accepted)
         workers = self.sessions.worker[sids]
-        counts = np.bincount(workers)
-        if len(self.moves) and len(counts) and counts[NOWHERE]:
-            for index in np.flatnonzero(workers == NOWHERE).tolist():
-                self._hold(int(sids[index]), events[index : index + 1].tobytes(), 1, None)
-            stays = workers != NOWHERE
-            sids, events, workers = sids[stays], events[stays], workers[stays]
-            ordinals = admission.ordinals[stays]
-            counts[NOWHERE] = 0
-        else:
-            ordinals = admission.ordinals
-        if self.has_store and len(events):
-            self.log.add_many(events, ordinals)
-        for worker in np.flatnonzero(counts).tolist():
-            share = events[workers == worker] if len(self.links) > 1 else events
-            self.links[worker].num_in_flight += len(share)
-            self._outbox(worker).send(share.tobytes(), len(share))
+        counts = np.bincount(workers).tolist()
+        if counts and counts[NOWHERE]:
+            for at in np.flatnonzero(workers == NOWHERE).tolist():
+                self._hold(int(sids[at]), events[at].tobytes(), 0, None)
+        for worker, num_events in enumerate(counts[NOWHERE + 1 :], NOWHERE + 1):
+            if num_events == len(events):
+                self._send_share(worker, events, admission.ordinals)
+            elif num_events:
+                ours = workers == worker
+                self._send_share(worker, events.compress(ours), admission.ordinals[ours])
         return admission
+
+    def _send_share(self, worker: int, events: Records, ordinals: NDArray[np.int64]) -> None:
+        """Send events that were admitted, all to one worker."""
+        raw = events.tobytes()
+        if self.has_store:
+            self.log.add_many(raw, ordinals)
+        self.links[worker].num_in_flight += len(events)
+        self._outbox(worker).send(raw, len(events))
 
     def go_away(self, message: str, grace_ms: int) -> None:
         """Have every client leave."""
@@ -952,7 +880,7 @@ class RoutingCore:
             for indexed in rejections
             if stays[indexed.index]
         ]
-        return records[stays], left
+        return records.compress(stays), left
 
     def _rejected(self, record: np.void, reason: int) -> None:
         """What was rejected without being consumed is expected again."""
@@ -1034,7 +962,7 @@ class RoutingCore:
             return
         order = np.argsort(owners, kind="stable")
         starts = np.flatnonzero(np.diff(owners[order], prepend=-1)).tolist()
-        sorted_records = records[order]
+        sorted_records = records.take(order)
         place = {int(index): at for at, index in enumerate(order)} if rejections else {}
         moved = sorted((place[indexed.index], indexed.rejection) for indexed in rejections)
         for start, end in zip(starts, [*starts[1:], len(order)], strict=True):

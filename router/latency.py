@@ -39,7 +39,7 @@ class Latency:
         nows_us = np.repeat([now_us for _, now_us in self._frames], [len(frame) for frame, _ in self._frames])
         now_s = self._frames[-1][1] / 1e6
         applied = results["status"] == pb.STATUS_APPLIED
-        results, nows_us = results[applied], nows_us[applied]
+        results, nows_us = results.compress(applied), nows_us[applied]
         self._frames = []
         self._num_waiting = 0
         total = nows_us - results["stamp_us"].astype(np.int64)

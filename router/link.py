@@ -20,7 +20,8 @@ from evercurrent.channels import CHANNEL_OPTIONS
 from evercurrent.errors import EvercurrentError, Refused
 from evercurrent.slots import NUM_SLOTS
 from evercurrent.v1 import worker_pb2, worker_pb2_grpc
-from router.core import Outbox, RoutingCore
+from router.core import RoutingCore
+from router.outbox import Outbox
 
 PROTOCOL_VERSION = 1
 SERVICE = "evercurrent.v1.WorkerService"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,10 +58,12 @@ class ReplayLog:
         self._events_max = events_max
         self._bytes_max = bytes_max
         self._dtype = np.dtype([])
-        self._raws: list[bytes] = []
-        self._ordinals: list[bytes] = []
+        # Bytes and arrays alike: what has a buffer is joined.
+        self._raws: list[Any] = []
+        self._ordinals: list[Any] = []
         self._num_events = 0
-        self._compact_at = COMPACT_MIN
+        self._capacity = 0
+        self._compact_at = 0
         self._marks: dict[int, _Marks] = {}
         self._looked_at = 0
 
@@ -75,15 +78,14 @@ class ReplayLog:
     @property
     def is_full(self) -> bool:
         """Whether no event can be added without giving up another."""
-        if not self._is_over(self._num_events + 1):
-            return False
-        if self._looked_at != self._sessions.num_raised:
+        if self._num_events >= self._capacity and self._looked_at != self._sessions.num_raised:
             self.compact()
-        return self._is_over(self._num_events + 1)
+        return self._num_events >= self._capacity
 
     def begin(self, dtype: np.dtype[np.void]) -> None:
         """Events are of this layout from now on; those of before are forgotten."""
         self._dtype = dtype
+        self._capacity = min(self._events_max, self._bytes_max // (dtype.itemsize + _ORDINAL.size))
         self._put(np.zeros(0, dtype), np.zeros(0, np.int64))
         self._marks.clear()
 
@@ -92,18 +94,18 @@ class ReplayLog:
         if num_events == 1:
             self._ordinals.append(_ORDINAL.pack(last_ordinal))
         else:
-            self._ordinals.append(np.arange(last_ordinal - num_events + 1, last_ordinal + 1).tobytes())
+            self._ordinals.append(np.arange(last_ordinal - num_events + 1, last_ordinal + 1))
         if refusal is not None:
             sid = int(np.frombuffer(raw, self._dtype)["tag"][0])
             self._marks_of(sid).refusals[last_ordinal] = refusal
         self._raws.append(raw)
         self._grow(num_events)
 
-    def add_many(self, records: Records, ordinals: NDArray[np.int64]) -> None:
-        """Keep events of many sessions."""
-        self._raws.append(records.tobytes())
-        self._ordinals.append(ordinals.tobytes())
-        self._grow(len(records))
+    def add_many(self, raw: bytes | Records, ordinals: NDArray[np.int64]) -> None:
+        """Keep events of many sessions; both are the log's from now on."""
+        self._raws.append(raw)
+        self._ordinals.append(ordinals)
+        self._grow(len(ordinals))
 
     def add_kept(self, kept: Kept) -> None:
         """Keep events that were taken out, and are sent once more."""
@@ -125,10 +127,10 @@ class ReplayLog:
         """Take out what is needed of some sessions; of each what there is, in order."""
         records, ordinals = self._needed()
         ours = np.isin(records["tag"], sids)
-        self._put(records[~ours], ordinals[~ours])
-        records, ordinals = records[ours], ordinals[ours]
+        self._put(records.compress(~ours), ordinals[~ours])
+        records, ordinals = records.compress(ours), ordinals[ours]
         order = np.argsort(records["tag"], kind="stable")
-        records, ordinals = records[order], ordinals[order]
+        records, ordinals = records.take(order), ordinals[order]
         bounds = [*np.flatnonzero(np.diff(records["tag"], prepend=np.int64(-1))).tolist(), len(records)]
         return {
             int(records["tag"][start]): self._kept(records[start:end], ordinals[start:end])
@@ -164,31 +166,27 @@ class ReplayLog:
                 stays[index] = False
             elif seq in marks.expired:
                 records["kind"][index] = EVENT_KIND_REFUSED
-        return Kept(records[stays], ordinals[stays], dict(marks.refusals))
+        return Kept(records.compress(stays), ordinals[stays], dict(marks.refusals))
 
     def _marks_of(self, sid: int) -> _Marks:
         return self._marks.setdefault(sid, _Marks())
 
     def _grow(self, num_events: int) -> None:
         self._num_events += num_events
-        if self._num_events >= self._compact_at or self._is_over(self._num_events):
+        if self._num_events >= self._compact_at:
             self.compact()
-            if self._is_over(self._num_events):
+            if self._num_events > self._capacity:
                 self._give_up()
-
-    def _is_over(self, num_events: int) -> bool:
-        return num_events > self._events_max or num_events * (self._dtype.itemsize + _ORDINAL.size) > self._bytes_max
 
     def _give_up(self) -> None:
         """Give up the oldest that are answered."""
         records, ordinals = self._all()
-        events_max = min(self._events_max, self._bytes_max // (self._dtype.itemsize + _ORDINAL.size))
-        num_over = len(records) - int(LEFT_WHEN_FULL * events_max)
+        num_over = len(records) - int(LEFT_WHEN_FULL * self._capacity)
         answered = np.flatnonzero(ordinals <= self._sessions.num_answered[records["tag"]])[:num_over]
         self.num_dropped += len(answered)
         stays = np.ones(len(records), np.bool_)
         stays[answered] = False
-        self._put(records[stays], ordinals[stays])
+        self._put(records.compress(stays), ordinals[stays])
 
     def _needed(self) -> tuple[Records, NDArray[np.int64]]:
         records, ordinals = self._all()
@@ -200,7 +198,7 @@ class ReplayLog:
             consumes & (records["seq"] > sessions.durable_seq[sids])
         )
         is_needed &= ordinals > sessions.base[sids]
-        return records[is_needed], ordinals[is_needed]
+        return records.compress(is_needed), ordinals[is_needed]
 
     def _all(self) -> tuple[Records, NDArray[np.int64]]:
         return (
@@ -209,7 +207,7 @@ class ReplayLog:
         )
 
     def _put(self, records: Records, ordinals: NDArray[np.int64]) -> None:
-        self._raws = [records.tobytes()]
-        self._ordinals = [ordinals.tobytes()]
+        self._raws = [records]
+        self._ordinals = [ordinals]
         self._num_events = len(records)
-        self._compact_at = max(COMPACT_MIN, 2 * len(records))
+        self._compact_at = min(max(COMPACT_MIN, 2 * len(records)), self._capacity + 1)

@@ -174,29 +174,29 @@ class SessionTable:
         refused with REASON_OVERLOADED and consume nothing.
         """
         num = len(events)
-        if self._all_plain(sids, events, room):
-            self.next_seq[sids] = events["seq"] + np.uint64(1)
-            ordinals = self.num_sent[sids] + 1
-            self.num_sent[sids] = ordinals
+        indices = sids.astype(np.intp)
+        if self._all_plain(indices, events, room):
+            self.next_seq[indices] = events["seq"] + np.uint64(1)
+            ordinals = self.num_sent[indices] + 1
+            self.num_sent[indices] = ordinals
             return Admission(np.ones(num, np.bool_), {}, ordinals)
-        return self._admit_singly(sids, events, room)
+        return self._admit_singly(indices, events, room)
 
-    def _all_plain(self, sids: NDArray[np.int32], events: Records, room: NDArray[np.int64]) -> bool:
+    def _all_plain(self, sids: Indices, events: Records, room: NDArray[np.int64]) -> bool:
         """Whether this is the usual frame: one due observation each of different active sessions, and room for all."""
         kinds = events["kind"]
-        if not ((kinds == EVENT_KIND_OBSERVATION) | (kinds == EVENT_KIND_NO_OUTCOME)).all():
-            return False
         order = np.arange(len(sids))
         self._last[sids] = order
-        return bool(
-            (self._last[sids] == order).all()
-            and (events["seq"] == self.next_seq[sids]).all()
-            and (self.state[sids] == ACTIVE).all()
-            and (self.num_sent[sids] - self.num_answered[sids] < self.limit[sids]).all()
-            and (np.bincount(self.worker[sids], minlength=len(room)) <= room).all()
+        plain = (kinds == EVENT_KIND_OBSERVATION) | (kinds == EVENT_KIND_NO_OUTCOME)
+        plain &= self._last[sids] == order
+        plain &= events["seq"] == self.next_seq[sids]
+        plain &= self.state[sids] == ACTIVE
+        plain &= self.num_sent[sids] - self.num_answered[sids] < self.limit[sids]
+        return np.count_nonzero(plain) == len(sids) and bool(
+            (np.bincount(self.worker[sids], minlength=len(room)) <= room).all()
         )
 
-    def _admit_singly(self, sids: NDArray[np.int32], events: Records, room: NDArray[np.int64]) -> Admission:
+    def _admit_singly(self, sids: Indices, events: Records, room: NDArray[np.int64]) -> Admission:
         accepted = np.zeros(len(events), np.bool_)
         ordinals: list[int] = []
         refused: dict[int, pb.Rejection] = {}

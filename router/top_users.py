@@ -10,7 +10,8 @@ import grpc.aio
 from evercurrent.errors import refused
 from evercurrent.v1 import admin_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
-from router.core import RETRY_AFTER_MS, Link, RoutingCore
+from router.core import RETRY_AFTER_MS, RoutingCore
+from router.outbox import Link
 from router.users import stub_of
 
 NUM_DEFAULT, NUM_MAX = 10, 100

@@ -13,7 +13,8 @@ from evercurrent.channels import CHANNEL_OPTIONS
 from evercurrent.errors import refused
 from evercurrent.v1 import admin_pb2, worker_pb2, worker_pb2_grpc
 from evercurrent.v1 import observation_pb2 as pb
-from router.core import RETRY_AFTER_MS, Link, RoutingCore
+from router.core import RETRY_AFTER_MS, RoutingCore
+from router.outbox import Link
 from router.requests import check_namespace, check_user_id
 
 TIMEOUT_S = 60.0

@@ -28,7 +28,8 @@ from evercurrent.v1.columns_pb2 import (
     IndexedRejection,
 )
 from evercurrent.wire import WATERMARK, Event, Records
-from router.core import Bounds, Outbox
+from router.core import Bounds
+from router.outbox import Outbox
 from router.ring import build_ring
 from router.sessions import ACTIVE, FREE
 from tests.router.playing import Time, core_of, link
@@ -36,6 +37,7 @@ from tests.router.playing import Time, core_of, link
 USERS = ("ann", "bob", "cem")
 SESSIONS = ("", "one", "two")
 NUM_WORKERS = 3
+FRAMES_A_ROUND = 5
 NOTHING = -1
 """The content of an observation that consumed its seq without effect."""
 
@@ -420,6 +422,9 @@ class Client:
         except Refused:
             return None
         assert sid not in self.talks
+        if not self.core.sessions.durable_seq[sid]:
+            # The session is new here: what was told of it before is not known any more.
+            self.world.told.pop(session, None)
         self.talks[sid] = Talk(session)
         return sid
 
@@ -567,8 +572,9 @@ class World:
         """Let all that is on the way arrive, and time pass."""
         for _ in range(num_rounds):
             for index, worker in self.workers.items():
-                self.write(index)
-                worker.read()
+                for _ in range(FRAMES_A_ROUND):
+                    self.write(index)
+                    worker.read()
                 worker.arrive()
                 worker.step(len(worker.inbox))
                 worker.journal()

@@ -8,7 +8,8 @@ from itertools import count
 
 from evercurrent.describe import describe
 from evercurrent.v1 import worker_pb2
-from router.core import Bounds, Outbox, RoutingCore
+from router.core import Bounds, RoutingCore
+from router.outbox import Outbox
 from router.ring import build_ring
 from tests.toys import Counting
 

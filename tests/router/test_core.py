@@ -19,7 +19,8 @@ from evercurrent.v1.columns_pb2 import (
     IndexedRejection,
 )
 from evercurrent.wire import WATERMARK, Event, Records
-from router.core import Outbox, RoutingCore
+from router.core import RoutingCore
+from router.outbox import Outbox
 from router.sessions import ACTIVE, CLOSING, FREE, SETTLING
 from tests.router.playing import WORKER, core_of, link
 from tests.toys import Choosing

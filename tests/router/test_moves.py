@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router import outbox
 from router.core import Bounds
 from tests.router.moving import ACTS, World
 
@@ -43,7 +44,10 @@ def test_whatever_happens_each_session_goes_on(bounds: Bounds, script: list[Step
 
 @pytest.mark.parametrize("bounds", [WIDE, TIGHT, BLOCKING, HASTY], ids=["wide", "tight", "blocking", "hasty"])
 @pytest.mark.parametrize("seed", range(20))
-def test_long_scripts(bounds: Bounds, seed: int) -> None:
+def test_long_scripts(bounds: Bounds, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if seed % 2:
+        monkeypatch.setattr(outbox, "OPENS_MAX", 1)
+        monkeypatch.setattr(outbox, "EVENTS_BYTES_MAX", 200)
     rng = random.Random(seed)
     names = sorted(ACTS)
     weights = [OFTEN.get(name, RARELY.get(name, 2.5)) for name in names]
