@@ -115,7 +115,7 @@ class Claims:
 
     def _want_assigned(self, link: int, slots: frozenset[int]) -> Flow[None]:
         yield from self._want_stored(slots)
-        yield Wait(Signal(), self._me.timing.hold_us)
+        yield Wait(Signal(), max(self._me.timing.hold_us, self._me.timing.dead_after_us))
         if self._assigned.get(link) is slots:
             yield from self._want_stored(slots)
 
@@ -216,7 +216,7 @@ class Claims:
             self._me.start(self._want_again(new))
 
     def _want_again(self, slots: frozenset[int]) -> Flow[None]:
-        yield Wait(Signal(), self._me.timing.hold_us)
+        yield Wait(Signal(), max(self._me.timing.hold_us, self._me.timing.dead_after_us))
         self._wanted_later -= slots
         self.want([slot for slot in slots if any(slot in assigned for assigned in self._assigned.values())])
 

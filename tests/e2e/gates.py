@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from persistence.memory import MemoryStore
 from persistence.store import PAGE_KEYS_MAX, Etag, Page, Stored
@@ -22,19 +23,16 @@ class Gate(MemoryStore):
         self._is_open.set()
         self._chosen: Chosen = lambda _, __: True
 
-    @property
-    def is_open(self) -> bool:
-        return self._is_open.is_set()
-
-    def close(self, chosen: Chosen = lambda _, __: True) -> None:
-        """Hold back the chosen calls from now on."""
+    @contextmanager
+    def closed(self, chosen: Chosen = lambda _, __: True) -> Iterator[None]:
+        """Hold back the chosen calls meanwhile, and then let all of them pass."""
         self._chosen = chosen
         self._is_open.clear()
         self.is_waiting.clear()
-
-    def open(self) -> None:
-        """Let everything pass, also what waits."""
-        self._is_open.set()
+        try:
+            yield
+        finally:
+            self._is_open.set()
 
     async def get(self, key: str, *, timeout_s: float | None = None) -> Stored | None:
         await self._pass("get", key)

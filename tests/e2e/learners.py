@@ -25,8 +25,10 @@ BURST = 4
 
 @dataclass
 class Learner:
-    """One user, whom nobody else feeds. `num_told` observations were answered, each as it had to be. It
-    `may_miss` replies: a worker may die between an update and its reply, and then the update is known as a duplicate."""
+    """One user, whom nobody else feeds. `num_told` observations were answered, each as it had to be.
+
+    It `may_miss` replies: a worker may die between an update and its reply; then the update is known as a duplicate.
+    """
 
     user: str
     may_miss: bool = False

@@ -146,14 +146,13 @@ async def test_a_slot_whose_claim_does_not_stand_yet_is_left_to_others_as_well()
     gate = Gate(store)
     async with playing() as scene, scene.joined("worker-0", store):
         async with scene.joined("worker-1", gate) as leaving:
-            gate.close(lambda deed, key: deed == "put" and key.startswith(SLOTS_PREFIX))
-            learner = Learner(scene.service.user_of_worker("worker-1"))
-            conversation = await Conversation.opened(scene.service, learner.user)
-            await gate.is_waiting.wait()
-            leaving.stop.set()
-            for seq in range(1, 100):
-                learner.check_result(await conversation.observe(seq, deed=learner.deed(seq)))
-            gate.open()
+            with gate.closed(lambda deed, key: deed == "put" and key.startswith(SLOTS_PREFIX)):
+                learner = Learner(scene.service.user_of_worker("worker-1"))
+                conversation = await Conversation.opened(scene.service, learner.user)
+                await gate.is_waiting.wait()
+                leaving.stop.set()
+                for seq in range(1, 100):
+                    learner.check_result(await conversation.observe(seq, deed=learner.deed(seq)))
         await Class([learner]).check_remembered(scene.service)
         assert await conversation.finish() == []
 
@@ -179,13 +178,13 @@ async def test_what_was_answered_and_not_durable_outlives_a_worker_that_dies(num
         for number in range(num_others):
             await stack.enter_async_context(scene.joined(f"worker-{number}", store))
         async with learning(scene.service, learners):
-            async with scene.joined("doomed", gate) as doomed:
-                await scene.until_settled(learners)
-                gate.close(lambda deed, key: deed == "put" and key.startswith(JOURNAL_PREFIX))
-                await gate.is_waiting.wait()
-                await learners.go_on()
-                assert doomed.incarnation.residents.num_at_risk > 0
-                doomed.is_dead = True
+            with gate.closed(lambda deed, key: deed == "put" and key.startswith(JOURNAL_PREFIX) and doomed.is_dead):
+                async with scene.joined("doomed", gate) as doomed:
+                    await scene.until_settled(learners)
+                    doomed.is_dead = True
+                    await gate.is_waiting.wait()
+                    await learners.go_on()
+                    assert doomed.incarnation.residents.num_at_risk > 0
             await learners.go_on()
         await learners.check_remembered(scene.service)
 
@@ -206,14 +205,13 @@ async def test_who_stays_is_served_while_moves_are_held_back(chosen: Chosen) -> 
     async with playing() as scene, scene.joined("worker-0", store):
         async with learning(scene.service, learners):
             await learners.go_on()
-            gate.close(chosen)
-            async with scene.joined("worker-1", gate):
-                await gate.is_waiting.wait()
-                staying = [one for one in learners.learners if scene.service.name_of(one.user) == "worker-0"]
-                assert staying
-                await Class(staying).go_on()
-                assert not gate.is_open
-                gate.open()
+            async with AsyncExitStack() as joined:
+                with gate.closed(chosen):
+                    await joined.enter_async_context(scene.joined("worker-1", gate))
+                    await gate.is_waiting.wait()
+                    staying = [one for one in learners.learners if scene.service.name_of(one.user) == "worker-0"]
+                    assert staying
+                    await Class(staying).go_on()
                 await scene.until_settled(learners)
                 await learners.go_on()
         await learners.check_remembered(scene.service)
