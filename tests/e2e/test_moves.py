@@ -178,13 +178,15 @@ async def test_what_was_answered_and_not_durable_outlives_a_worker_that_dies(num
         for number in range(num_others):
             await stack.enter_async_context(scene.joined(f"worker-{number}", store))
         async with learning(scene.service, learners):
-            with gate.closed(lambda deed, key: deed == "put" and key.startswith(JOURNAL_PREFIX) and doomed.is_dead):
-                async with scene.joined("doomed", gate) as doomed:
-                    await scene.until_settled(learners)
-                    doomed.is_dead = True
+            async with AsyncExitStack() as joined:
+                doomed = await joined.enter_async_context(scene.joined("doomed", gate))
+                await scene.until_settled(learners)
+                with gate.closed(lambda deed, key: deed == "put" and key.startswith(JOURNAL_PREFIX)):
                     await gate.is_waiting.wait()
                     await learners.go_on()
                     assert doomed.incarnation.residents.num_at_risk > 0
+                    doomed.is_dead = True
+                    await joined.aclose()
             await learners.go_on()
         await learners.check_remembered(scene.service)
 
