@@ -253,10 +253,10 @@ async def test_a_close_with_streams_open_ends_all_of_it() -> None:
             waiting = asyncio.create_task(session.observe(ids=[1, 2], features=FEATURES, outcome=0.5))
             await asyncio.sleep(0)
         await asyncio.gather(waiting, return_exceptions=True)
-        for producer in (session, exchange):
-            with pytest.raises(SessionClosed):
-                await producer.durable()
-            await producer.close()
+        with pytest.raises(SessionClosed):
+            await session.observe(ids=[1, 2], features=FEATURES, outcome=0.5)
+        with pytest.raises(SessionClosed):
+            await exchange.observe("ann", ids=[1, 2], features=FEATURES, outcome=0.5)
         with pytest.raises(SessionClosed):
             await client.predict("ann", ids=[1, 2], features=FEATURES)
         left = [repr(task) for task in asyncio.all_tasks() - before]
@@ -295,7 +295,7 @@ async def test_a_fault_of_a_stream_is_told_and_logged(
         async def broken(*_: object) -> None:
             raise ZeroDivisionError("on purpose")
 
-        monkeypatch.setattr(SessionStream, "run", broken)
+        monkeypatch.setattr(SessionStream, "_read", broken)
         with pytest.raises(ServiceFailed, match="on purpose"):
             await client.session("ann").open()
         assert "a stream failed" in caplog.text
@@ -324,7 +324,8 @@ async def test_a_fault_of_the_routing_ends_everything_and_the_close_raises_it() 
             await until_it_fails(session)
         with pytest.raises(ServiceFailed, match="on purpose"):
             await client.predict("ann", ids=[1, 2], features=FEATURES)
-        await session.close()
+        with pytest.raises(ServiceFailed, match="on purpose"):
+            await session.close()
         with pytest.raises(ExceptionGroup) as raised:
             await client.close()
         assert raised.group_contains(ZeroDivisionError)

@@ -14,7 +14,7 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "no address": ({"addresses": " , "}, "addresses"),
     "no port": ({"addresses": "router-0"}, "addresses"),
     "port 0": ({"addresses": ["router-0:0"]}, "addresses"),
-    "a mode that nothing is registered for": ({"mode": "direct"}, "mode"),
+    "a mode that nothing is registered for": ({"mode": "elsewhere"}, "mode"),
     "no time": ({"timeout_s": 0}, "timeout_s"),
     "replay below what is in flight": ({"in_flight_max": 8, "replay_events_max": 4}, "replay_events_max"),
     "an unknown answer to a full buffer": ({"on_full": "drop"}, "on_full"),
