@@ -28,7 +28,7 @@ from router.membership import Listed, Listing
 from router.session_stream import SessionStream
 from tests.client.test_service import Count, Learner, check_all, feed_exchange, feed_session
 from tests.servers import Worker, running_router, running_worker
-from tests.toys import Choosing, Counting, next_hash
+from tests.toys import Counting, next_hash
 
 ROOT = Path(__file__).parents[2]
 FEATURES = [0.5, -1.0]
@@ -193,18 +193,6 @@ async def test_another_model_than_the_one_asked_for_is_refused() -> None:
         assert caught.value.field == "open.model"
         with pytest.raises(InvalidRequest, match="model: "):
             await client.observe("ann", ids=[1, 2], features=FEATURES, outcome=0.5)
-
-
-async def test_a_worker_of_another_model_is_not_used() -> None:
-    async with (
-        workers_of(1) as workers,
-        running_worker("odd", Choosing(), MemoryStore()) as odd,
-        direct(f"{workers.addresses},odd={odd.address}") as client,
-    ):
-        learners = learners_of()
-        async with fed(client, learners, Count()):
-            pass
-        assert odd.incarnation.engine.num_updates == 0
 
 
 @pytest.mark.parametrize(
