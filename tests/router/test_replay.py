@@ -88,7 +88,7 @@ def test_an_event_is_kept_until_it_is_answered_and_durable(feeding: Feeding) -> 
 
 def test_what_consumes_no_seq_is_kept_until_it_is_answered(feeding: Feeding) -> None:
     sid = feeding.open()
-    feeding.send(sid, 0, 0, kind=EVENT_KIND_QUERY)
+    feeding.send(sid, 9, 9, kind=EVENT_KIND_QUERY)
     feeding.send(sid, 0, kind=EVENT_KIND_CLOSE)
     feeding.send(sid, 5, kind=EVENT_KIND_SKIP)
     feeding.answer(sid, 1)
@@ -157,8 +157,13 @@ def test_refusals_are_kept_with_their_events(feeding: Feeding) -> None:
     again = feeding.take(sid)
     assert again is not None
     assert again.refusals == {2: WHY}
+    feeding.log.forget(sid)
     assert again.records["seq"].tolist() == [1, 2, 3]
     feeding.log.add_kept(again)
+    held = feeding.take(sid)
+    assert held is not None
+    assert held.refusals == {2: WHY}, "also of what was held and never sent before"
+    feeding.log.add_kept(held)
     feeding.answer(sid, 2)
     feeding.log.compact()
     late = feeding.take(sid)
