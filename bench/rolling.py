@@ -81,6 +81,7 @@ class Operator:
 
     cluster: Cluster
     members: Members
+    users: Crowd
     clock: pacing.Clock
     advance: Callable[[], None]
     owners: Owners
@@ -111,12 +112,14 @@ class Operator:
         await self._settle(start_ns, *others)
 
     async def restart_router(self) -> None:
-        """At its address."""
+        """At its address. It is over when every user has been answered again: what waited for the router is no gap of a
+        move."""
         self.course.num_moved_sessions += (await self.members.workers()).router.moved_sessions
         start_ns = self.clock.now_ns()
         await self._terminate(self.cluster.router_name, ROUTER_GRACE_S)
         await asyncio.to_thread(self.cluster.restart, self.cluster.router_name)
         await self.members.settled(*WORKERS)
+        await self.users.until_answered(self.owners.by_user.keys(), self.clock.now_ns())
         self.course.router_ns.append((start_ns, self.clock.now_ns()))
         self.advance()
 
@@ -171,7 +174,7 @@ async def _drive(
             people = crowd(cluster.address, names, [], rate_per_s, seed, clock)
             members = Members(channel, names)
             async with people as (users, client_errors, _):
-                operator = Operator(cluster, members, clock, advance, await members.settled(*WORKERS))
+                operator = Operator(cluster, members, users, clock, advance, await members.settled(*WORKERS))
                 async with users.sending():
                     await operator.quiet(sizes.steady_s)
                     for _ in range(sizes.num_rounds):
