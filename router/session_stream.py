@@ -51,6 +51,8 @@ class SessionStream:
         self._opening: asyncio.Future[worker_pb2.LinkTagOpened] = asyncio.get_running_loop().create_future()
         self._ending: pb.Rejection | None = None
         self._leaving: GoAway | None = None
+        self._is_open = False
+        """Whether the client is told that the session is open, before anything else."""
         self._outgoing: list[SessionResponse] = []
         self._num_pending = 0
         self._durable_told = 0
@@ -91,7 +93,7 @@ class SessionStream:
 
     def go_away(self, message: str, grace_ms: int) -> None:
         self._leaving = GoAway(message=message, session_id=self._session_id, grace_ms=grace_ms)
-        if self._opening.done():
+        if self._is_open:
             self._say(SessionResponse(go_away=self._leaving))
 
     def stop(self, why: pb.Rejection) -> None:
@@ -112,6 +114,7 @@ class SessionStream:
                 raise Refused(answer.rejection)
             self._durable_told = answer.durable_seq
             self._say(SessionResponse(opened=self._opened_message(answer)))
+            self._is_open = True
             if self._leaving is not None:
                 self._say(SessionResponse(go_away=self._leaving))
             async with asyncio.TaskGroup() as tasks:

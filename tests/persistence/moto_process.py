@@ -1,10 +1,12 @@
-"""A fast S3 stand-in as a process of its own: moto's server, which prints its port and serves until it is ended.
+"""A fast S3 stand-in as a process of its own: moto's server, which prints its port and serves until it is ended. Its
+argument is the host on which it listens.
 
 moto checks a condition and writes without a lock in between. One lock around its WSGI application makes it exact.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -39,7 +41,7 @@ def one_at_a_time(application: WSGIApplication) -> WSGIApplication:
 def main() -> None:
     """Serve."""
     application = one_at_a_time(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=_Handler)
+    server = make_server(sys.argv[1], 0, application, threaded=True, request_handler=_Handler)
     print(server.server_port, flush=True)
     server.serve_forever()
 

@@ -49,14 +49,14 @@ class Server:
 
 
 @contextmanager
-def moto() -> Iterator[Server]:
-    """moto with a lock."""
-    command = [sys.executable, "-m", "tests.persistence.moto_process"]
+def moto(host: str = "127.0.0.1") -> Iterator[Server]:
+    """moto with a lock, at an address of this machine."""
+    command = [sys.executable, "-m", "tests.persistence.moto_process", host]
     with _child(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
-        _request(port, "PUT", f"/{BUCKET}")
-        yield Server(f"http://127.0.0.1:{port}", process.pid)
+        _request(port, "PUT", f"/{BUCKET}", host)
+        yield Server(f"http://{host}:{port}", process.pid)
 
 
 @contextmanager
@@ -178,8 +178,8 @@ def _await_bucket(server: Server) -> None:
     client.close()
 
 
-def _request(port: int, method: str, path: str) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=READY_S)
+def _request(port: int, method: str, path: str, host: str = "127.0.0.1") -> int:
+    connection = http.client.HTTPConnection(host, port, timeout=READY_S)
     try:
         connection.request(method, path)
         return connection.getresponse().status
