@@ -137,10 +137,22 @@ class Claims:
                 except StoreError as error:
                     self._refuse([slot], refusal_of(error))
                     continue
+                if self._is_on_its_way(read):
+                    why = rejection(pb.REASON_NOT_OWNER, "", "the user moves to another worker", 100)
+                    self._refuse([slot], why)
+                    continue
                 if read.owner not in self._reads:
                     self._reads[read.owner] = []
                     self._me.start(self._take_in_turn(read.owner))
                 self._reads[read.owner].append(read)
+
+    def _is_on_its_way(self, read: Read) -> bool:
+        """Whether this incarnation gave the slot away a moment ago, and its record does not name who took it yet. To
+        take it back now would be a race for the record, and what the loser learned would have to be replayed."""
+        if read.owner != self._me.name or self._slots.retained.get(read.slot) != read.claim:
+            return False
+        since_us = self._me.clock_us() - self._slots.released_us.item(read.slot)
+        return since_us < self._me.timing.dead_after_us
 
     def _take_in_turn(self, owner: str) -> Flow[None]:
         while reads := self._reads[owner]:
@@ -394,6 +406,7 @@ class Claims:
             self._slots.leave(held)
             self.settled.pulse()
             self._slots.retained.update((slot, claims[slot]) for slot in held)
+            self._slots.released_us[held] = self._me.clock_us()
             why = rejection(pb.REASON_NOT_OWNER, "", "the user moves to another worker", 100)
             self._me.tell.slots_lost(mask_of(held), why)
             for part in _parts((yield from self._rows_of(held)), HAND_OVER_ROWS):

@@ -69,14 +69,16 @@ class Attempt:
 
 class Slots:
     """By slot: `state`, `claims` (both halves of the claim that its rows are under), `virgin` (nobody of it has a
-    record), `served_us` (since when it is served); `attempts`, and `retained`: claims that we released and that the
-    slot's record may still name, so that their rows stay in our journal."""
+    record), `served_us` and `released_us` (since when it is served, when it was given away); `attempts`, and
+    `retained`: claims that we released and that the slot's record may still name, so that their rows stay in our
+    journal."""
 
     def __init__(self) -> None:
         self.state = np.full(NUM_SLOTS, FREE, np.uint8)
         self.claims = np.zeros((NUM_SLOTS, 2), np.uint64)
         self.virgin = np.zeros(NUM_SLOTS, np.bool_)
         self.served_us = np.zeros(NUM_SLOTS, np.int64)
+        self.released_us = np.zeros(NUM_SLOTS, np.int64)
         self.attempts: dict[int, Attempt] = {}
         self.retained: dict[int, int] = {}
 

@@ -32,6 +32,8 @@ class Learner:
 
     user: str
     may_miss: bool = False
+    in_session: bool = False
+    """Whether its calls, if it makes calls, are of one session: then none is lost with a worker."""
     num_told: int = 0
     hash: int = 0
     _is_told: asyncio.Event = field(default_factory=asyncio.Event)
@@ -90,7 +92,7 @@ def class_of(num_sessions: int = 16, num_tags: int = 8, num_callers: int = 4, ma
     return Class(
         [Learner(f"session-{number}", may_miss) for number in range(num_sessions)],
         [Learner(f"tag-{number}", may_miss) for number in range(num_tags)],
-        [Learner(f"caller-{number}", may_miss) for number in range(num_callers)],
+        [Learner(f"caller-{number}", may_miss, in_session=number % 2 == 1) for number in range(num_callers)],
     )
 
 
@@ -104,8 +106,8 @@ async def learning(service: Service, *classes: Class) -> AsyncIterator[None]:
                 tasks.create_task(learn_on_session(service, learner, stop))
             if one.on_exchange:
                 tasks.create_task(learn_on_exchange(service, one.on_exchange, stop))
-            for number, learner in enumerate(one.by_calls):
-                tasks.create_task(learn_by_calls(service, learner, stop, str(ULID()) if number % 2 else ""))
+            for learner in one.by_calls:
+                tasks.create_task(learn_by_calls(service, learner, stop, str(ULID()) if learner.in_session else ""))
         yield
         stop.set()
 
