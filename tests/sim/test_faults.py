@@ -330,7 +330,7 @@ FAULTS = [
 
 
 FIRST_SEEDS: dict[Callable[[Patch], None], int] = {
-    a_sealed_journal_swept_while_its_claim_may_stand: 900,
+    a_sealed_journal_swept_while_its_claim_may_stand: 3800,
     not_held_answered_while_a_segment_is_in_flight: 220,
 }
 """Where to begin with a fault that few seeds find: those before this one take a minute and find nothing."""
