@@ -175,15 +175,15 @@ class Incarnation:
         told before every claim stands."""
         if not self.outboxes.links or not self.has_store:
             return
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(self._drain_timeout_s):
                 await self.acting.drive(self.ownership.claim_no_more())
                 self._is_draining = True
                 self._put_status()
                 await self._until_taken_over()
                 await self._all_released.wait()
-        if self.ownership.owns:
-            logger.warning("stopping with slots that nobody took over slots=%d", self.ownership.num_served)
+        except TimeoutError:
+            logger.warning("slots were not taken over in time slots=%d", self.ownership.num_served)
 
     async def _until_taken_over(self) -> None:
         """Wait until no slot is left, or nobody is there who takes them."""
