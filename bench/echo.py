@@ -26,7 +26,7 @@ import numpy as np
 import uvloop
 
 from bench.processes import Server, run_server, standard_input_ends
-from evercurrent.v1 import admin_pb2, columns_pb2, observation_pb2, session_pb2, wire_pb2, worker_pb2
+from evercurrent.v1 import columns_pb2, description_pb2, observation_pb2, session_pb2, wire_pb2, worker_pb2
 
 SESSION_SERVICE = "evercurrent.v1.SessionService"
 WORKER_SERVICE = "evercurrent.v1.WorkerService"
@@ -69,10 +69,10 @@ RESULT = np.dtype(
 )
 RESULT_STRUCT = struct.Struct("<7Q4I2f2B6x")
 
-MODEL = admin_pb2.ModelDescription(
+MODEL = description_pb2.ModelDescription(
     name="echo",
-    ids=[admin_pb2.IdField(name="item", size=1000), admin_pb2.IdField(name="skill", size=100)],
-    outcome=admin_pb2.OUTCOME_KIND_VALUE,
+    ids=[description_pb2.IdField(name="item", size=1000), description_pb2.IdField(name="skill", size=100)],
+    outcome=description_pb2.OUTCOME_KIND_VALUE,
     outcome_width=1,
     outcome_max=1.0,
     prediction_width=1,

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from bench.pacing import Clock
 from bench.run import WrongReplyError
 from bench.traffic import FRAME_EVENTS, OPENS_A_FRAME
-from evercurrent.v1 import admin_pb2, columns_pb2, observation_pb2, session_pb2, wire_pb2, worker_pb2
+from evercurrent.v1 import admin_pb2, columns_pb2, description_pb2, observation_pb2, session_pb2, wire_pb2, worker_pb2
 from evercurrent.wire import Layout
 
 READY_TIMEOUT_S = 30.0
@@ -57,7 +57,7 @@ async def connect(address: str) -> AsyncIterator[grpc.aio.Channel]:
         yield channel
 
 
-async def describe_model(channel: grpc.aio.Channel) -> admin_pb2.ModelDescription:
+async def describe_model(channel: grpc.aio.Channel) -> description_pb2.ModelDescription:
     """What the service serves."""
     method = channel.unary_unary(
         "/evercurrent.v1.AdminService/DescribeModel",
@@ -85,7 +85,7 @@ async def open_exchange(channel: grpc.aio.Channel, opens: Sequence[bytes], num_t
     return await _open_tags(_call(channel, "SessionService/Exchange"), opens, num_tags, _exchange_opens)
 
 
-async def begin_link(channel: grpc.aio.Channel, opening: bytes) -> tuple[Any, admin_pb2.ModelDescription]:
+async def begin_link(channel: grpc.aio.Channel, opening: bytes) -> tuple[Any, description_pb2.ModelDescription]:
     """A Link stream to a worker that has answered the link's own open, and what it serves."""
     call = _call(channel, "WorkerService/Link")
     await call.write(opening)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evercurrent.slots import slot_of, user_key
-from evercurrent.v1 import admin_pb2, columns_pb2, observation_pb2, session_pb2, wire_pb2, worker_pb2
+from evercurrent.v1 import columns_pb2, description_pb2, observation_pb2, session_pb2, wire_pb2, worker_pb2
 from evercurrent.wire import Layout, Records
 
 FRAME_EVENTS = 256
@@ -23,11 +23,11 @@ OPENS_A_FRAME = 1024
 class Traffic:
     """Draws observations for a model whose outcome is a value. The same seed draws the same."""
 
-    model: admin_pb2.ModelDescription
+    model: description_pb2.ModelDescription
     rng: np.random.Generator
 
     def __post_init__(self) -> None:
-        if self.model.outcome != admin_pb2.OUTCOME_KIND_VALUE:
+        if self.model.outcome != description_pb2.OUTCOME_KIND_VALUE:
             raise ValueError(f"the benches send values as outcomes; {self.model.name!r} takes another kind")
 
     def session_requests(self, first_seq: int, num_events: int) -> list[bytes]:

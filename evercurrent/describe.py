@@ -5,22 +5,22 @@ from __future__ import annotations
 import math
 
 from evercurrent.model import Model, OutcomeKind
-from evercurrent.v1 import admin_pb2
+from evercurrent.v1 import description_pb2
 
 OUTCOME_KINDS = {
-    OutcomeKind.VALUE: admin_pb2.OUTCOME_KIND_VALUE,
-    OutcomeKind.CHOICE: admin_pb2.OUTCOME_KIND_CHOICE,
-    OutcomeKind.VECTOR: admin_pb2.OUTCOME_KIND_VECTOR,
+    OutcomeKind.VALUE: description_pb2.OUTCOME_KIND_VALUE,
+    OutcomeKind.CHOICE: description_pb2.OUTCOME_KIND_CHOICE,
+    OutcomeKind.VECTOR: description_pb2.OUTCOME_KIND_VECTOR,
 }
 
 
-def describe(model: Model) -> admin_pb2.ModelDescription:
+def describe(model: Model) -> description_pb2.ModelDescription:
     """What routers and users are told of a model."""
     outcome = model.observation.outcome
     bounded = outcome.low != -math.inf or outcome.high != math.inf
-    return admin_pb2.ModelDescription(
+    return description_pb2.ModelDescription(
         name=model.name,
-        ids=[admin_pb2.IdField(name=field.name, size=field.size) for field in model.observation.ids],
+        ids=[description_pb2.IdField(name=field.name, size=field.size) for field in model.observation.ids],
         features=model.observation.features,
         outcome=OUTCOME_KINDS[outcome.kind],
         outcome_width=outcome.width,

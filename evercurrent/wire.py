@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evercurrent.errors import refused
-from evercurrent.v1 import admin_pb2, wire_pb2
+from evercurrent.v1 import description_pb2, wire_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import EVENT_KIND_OBSERVATION
 
@@ -49,21 +49,21 @@ class Layout:
 
     num_ids: int
     num_features: int
-    outcome: admin_pb2.OutcomeKind
+    outcome: description_pb2.OutcomeKind
     outcome_width: int
     prediction_width: int
 
     @classmethod
-    def of(cls, model: admin_pb2.ModelDescription) -> Layout:
+    def of(cls, model: description_pb2.ModelDescription) -> Layout:
         return cls(len(model.ids), len(model.features), model.outcome, model.outcome_width, model.prediction_width)
 
     @property
     def is_choice(self) -> bool:
-        return self.outcome == admin_pb2.OUTCOME_KIND_CHOICE
+        return self.outcome == description_pb2.OUTCOME_KIND_CHOICE
 
     @property
     def is_value(self) -> bool:
-        return self.outcome == admin_pb2.OUTCOME_KIND_VALUE
+        return self.outcome == description_pb2.OUTCOME_KIND_VALUE
 
     @cached_property
     def event_dtype(self) -> np.dtype[np.void]:
@@ -200,9 +200,9 @@ class Layout:
     def _fill_outcome(self, events: Records, columns: wire_pb2.WireEventColumns) -> None:
         given = {"values": columns.values, "choices": columns.choices, "vectors": columns.vectors}
         expected = {
-            admin_pb2.OUTCOME_KIND_VALUE: "values",
-            admin_pb2.OUTCOME_KIND_CHOICE: "choices",
-            admin_pb2.OUTCOME_KIND_VECTOR: "vectors",
+            description_pb2.OUTCOME_KIND_VALUE: "values",
+            description_pb2.OUTCOME_KIND_CHOICE: "choices",
+            description_pb2.OUTCOME_KIND_VECTOR: "vectors",
         }[self.outcome]
         for name, raw in given.items():
             if raw and name != expected:

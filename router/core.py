@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from evercurrent.errors import refused, rejection
 from evercurrent.slots import slot_of, user_key
-from evercurrent.v1 import admin_pb2, worker_pb2
+from evercurrent.v1 import description_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_QUERY, IndexedRejection
 from evercurrent.wire import Layout, Records, joined, watermarks
@@ -113,7 +113,7 @@ class RoutingCore:
         self._owners = np.full(0, NOWHERE, np.int16)
         self._index: dict[str, int] = {}
         self._room = np.full(1, NOWHERE_ROOM, np.int64)
-        self._model: admin_pb2.ModelDescription | None = None
+        self._model: description_pb2.ModelDescription | None = None
         self._layout: Layout | None = None
         self._close_event = b""
         self._feeds: dict[int, Feed] = {}
@@ -133,7 +133,7 @@ class RoutingCore:
         return len(self._feeds)
 
     @property
-    def model(self) -> admin_pb2.ModelDescription:
+    def model(self) -> description_pb2.ModelDescription:
         """What the workers serve.
 
         Raises:
@@ -237,7 +237,7 @@ class RoutingCore:
         self._move(np.setdiff1d(lost, ends))
         self._set_free(moving)
 
-    def _serve(self, model: admin_pb2.ModelDescription, has_store: bool) -> None:
+    def _serve(self, model: description_pb2.ModelDescription, has_store: bool) -> None:
         """Serve this model. Streams that were opened for another end: what they know of it holds no more."""
         if self._model == model and self.has_store == has_store:
             return

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ulid import ULID
 
 from evercurrent.errors import refused
-from evercurrent.v1 import admin_pb2
+from evercurrent.v1 import description_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import (
     EVENT_KIND_NO_OUTCOME,
@@ -44,7 +44,7 @@ def check_namespace(namespace: str, field: str) -> None:
         raise refused(pb.REASON_MODEL, field, text)
 
 
-def check_model(asked: str, served: admin_pb2.ModelDescription, field: str) -> None:
+def check_model(asked: str, served: description_pb2.ModelDescription, field: str) -> None:
     """Empty, or the model that is served."""
     if asked not in ("", served.name):
         raise refused(pb.REASON_MODEL, field, f'"{asked}" is not served here; "{served.name}" is')
@@ -72,9 +72,9 @@ class Packer:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._outcome_field = {
-            admin_pb2.OUTCOME_KIND_VALUE: "value",
-            admin_pb2.OUTCOME_KIND_CHOICE: "choice",
-            admin_pb2.OUTCOME_KIND_VECTOR: "vector",
+            description_pb2.OUTCOME_KIND_VALUE: "value",
+            description_pb2.OUTCOME_KIND_CHOICE: "choice",
+            description_pb2.OUTCOME_KIND_VECTOR: "vector",
         }[layout.outcome]
         self._no_ids = (0,) * layout.num_ids
         self._no_features = (0.0,) * layout.num_features

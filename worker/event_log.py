@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from evercurrent.v1 import admin_pb2
+from evercurrent.v1 import description_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.wire import Layout, Records
 from persistence.columns import lists, ulid_texts
@@ -129,9 +129,9 @@ class Block:
             "model": pa.repeat(model, num),
         }
         match layout.outcome:
-            case admin_pb2.OUTCOME_KIND_VALUE:
+            case description_pb2.OUTCOME_KIND_VALUE:
                 columns["value"] = pa.array(events["outcome"][:, 0], mask=unlearned)
-            case admin_pb2.OUTCOME_KIND_CHOICE:
+            case description_pb2.OUTCOME_KIND_CHOICE:
                 columns["choice"] = pa.array(events["choice"], mask=unlearned)
             case _:
                 columns["vector"] = lists(events["outcome"], unlearned)

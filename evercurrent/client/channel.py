@@ -15,7 +15,7 @@ from evercurrent.channels import CHANNEL_OPTIONS
 from evercurrent.client.errors import Ending
 from evercurrent.client.options import Options
 from evercurrent.client.transport import CallFailed, Stream, StreamEnded, register_transport
-from evercurrent.v1 import admin_pb2, admin_pb2_grpc, session_pb2_grpc
+from evercurrent.v1 import admin_pb2, admin_pb2_grpc, description_pb2, session_pb2_grpc
 from evercurrent.v1.session_pb2 import (
     ExchangeRequest,
     ExchangeResponse,
@@ -121,7 +121,7 @@ class Channels:
     async def predict(self, request: PredictRequest, timeout_s: float) -> PredictResponse:
         return await _answered(self._sessions.Predict(request, timeout=timeout_s))
 
-    async def describe(self, timeout_s: float) -> admin_pb2.ModelDescription:
+    async def describe(self, timeout_s: float) -> description_pb2.ModelDescription:
         stub = admin_pb2_grpc.AdminServiceStub(self._channel)
         request = admin_pb2.DescribeModelRequest()
         response: admin_pb2.DescribeModelResponse = await _answered(stub.DescribeModel(request, timeout=timeout_s))

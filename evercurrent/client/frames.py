@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from evercurrent.client.feed import Message
 from evercurrent.client.results import Rejection, Result, Status, Timings
-from evercurrent.v1 import admin_pb2
+from evercurrent.v1 import description_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import (
     EVENT_KIND_NO_OUTCOME,
@@ -28,9 +28,9 @@ _EVENT_BYTES = 4 + 8 + 1 + 8
 class FrameEvents:
     """The events of one frame, collected by column."""
 
-    def __init__(self, model: admin_pb2.ModelDescription) -> None:
-        self._is_choice = model.outcome == admin_pb2.OUTCOME_KIND_CHOICE
-        self._is_vector = model.outcome == admin_pb2.OUTCOME_KIND_VECTOR
+    def __init__(self, model: description_pb2.ModelDescription) -> None:
+        self._is_choice = model.outcome == description_pb2.OUTCOME_KIND_CHOICE
+        self._is_vector = model.outcome == description_pb2.OUTCOME_KIND_VECTOR
         self._no_ids = [0] * len(model.ids)
         self._no_features = [0.0] * len(model.features)
         self._no_outcome: list[float] = [0.0] * model.outcome_width
@@ -98,7 +98,7 @@ class FrameEvents:
         self._kinds.append(kind)
 
 
-def frame_events_max(model: admin_pb2.ModelDescription, events_max: int) -> int:
+def frame_events_max(model: description_pb2.ModelDescription, events_max: int) -> int:
     """How many events a frame may hold, which the service bounds in events and in bytes."""
     outcome_bytes = max(8, 4 * model.outcome_width)
     event_bytes = _EVENT_BYTES + 8 * len(model.ids) + 4 * len(model.features) + outcome_bytes

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evercurrent.client.errors import InvalidRequest
-from evercurrent.v1 import admin_pb2
+from evercurrent.v1 import description_pb2
 from evercurrent.v1 import observation_pb2 as pb
 
 OBSERVATION_BYTES_MAX = 64 * 1024
@@ -20,16 +20,16 @@ Candidate = Mapping[str, Any]
 """What to predict for: `{"ids": [4, 7], "features": [0.5]}`, either of which may be left out."""
 
 _OUTCOME_FIELDS = {
-    admin_pb2.OUTCOME_KIND_VALUE: "value",
-    admin_pb2.OUTCOME_KIND_CHOICE: "choice",
-    admin_pb2.OUTCOME_KIND_VECTOR: "vector",
+    description_pb2.OUTCOME_KIND_VALUE: "value",
+    description_pb2.OUTCOME_KIND_CHOICE: "choice",
+    description_pb2.OUTCOME_KIND_VECTOR: "vector",
 }
 
 
 class Encoder:
     """Makes messages for one model."""
 
-    def __init__(self, model: admin_pb2.ModelDescription) -> None:
+    def __init__(self, model: description_pb2.ModelDescription) -> None:
         self.model = model
 
     def observation(

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from evercurrent.client.errors import Ending, InvalidRequest
 from evercurrent.client.options import Options
-from evercurrent.v1 import admin_pb2
+from evercurrent.v1 import description_pb2
 from evercurrent.v1.session_pb2 import (
     ExchangeRequest,
     ExchangeResponse,
@@ -89,7 +89,7 @@ class Transport(Protocol):
     async def predict(self, request: PredictRequest, timeout_s: float) -> PredictResponse:
         """The unary call. Raises CallFailed."""
 
-    async def describe(self, timeout_s: float) -> admin_pb2.ModelDescription:
+    async def describe(self, timeout_s: float) -> description_pb2.ModelDescription:
         """What the service's model takes and gives. Raises CallFailed."""
 
     @property

@@ -21,7 +21,7 @@ from evercurrent.direct.members import RouterSource, members_of
 from evercurrent.direct.stream import CANCELLED, Context, DirectStream
 from evercurrent.errors import Refused, abort, refused
 from evercurrent.settings import RouterSettings
-from evercurrent.v1 import admin_pb2
+from evercurrent.v1 import description_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.session_pb2 import (
     ExchangeRequest,
@@ -106,8 +106,8 @@ class DirectTransport:
         core = self._routing.core
         return PredictResponse(result=await self._call(lambda: predict(core, own, timeout_s), timeout_s))
 
-    async def describe(self, timeout_s: float) -> admin_pb2.ModelDescription:
-        async def model() -> admin_pb2.ModelDescription:
+    async def describe(self, timeout_s: float) -> description_pb2.ModelDescription:
+        async def model() -> description_pb2.ModelDescription:
             return self._routing.core.model
 
         return await self._call(model, timeout_s)

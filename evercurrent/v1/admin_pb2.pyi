@@ -1,3 +1,5 @@
+from evercurrent.v1 import description_pb2 as _description_pb2
+from evercurrent.v1 import models_pb2 as _models_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -6,13 +8,6 @@ from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class OutcomeKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-    __slots__ = ()
-    OUTCOME_KIND_UNSPECIFIED: _ClassVar[OutcomeKind]
-    OUTCOME_KIND_VALUE: _ClassVar[OutcomeKind]
-    OUTCOME_KIND_CHOICE: _ClassVar[OutcomeKind]
-    OUTCOME_KIND_VECTOR: _ClassVar[OutcomeKind]
 
 class WorkerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -26,10 +21,6 @@ class TopUsersOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TOP_USERS_ORDER_UNSPECIFIED: _ClassVar[TopUsersOrder]
     TOP_USERS_ORDER_EVENTS: _ClassVar[TopUsersOrder]
     TOP_USERS_ORDER_STEP_TIME: _ClassVar[TopUsersOrder]
-OUTCOME_KIND_UNSPECIFIED: OutcomeKind
-OUTCOME_KIND_VALUE: OutcomeKind
-OUTCOME_KIND_CHOICE: OutcomeKind
-OUTCOME_KIND_VECTOR: OutcomeKind
 WORKER_STATE_UNSPECIFIED: WorkerState
 WORKER_STATE_UP: WorkerState
 WORKER_STATE_DOWN: WorkerState
@@ -37,38 +28,6 @@ WORKER_STATE_DRAINING: WorkerState
 TOP_USERS_ORDER_UNSPECIFIED: TopUsersOrder
 TOP_USERS_ORDER_EVENTS: TopUsersOrder
 TOP_USERS_ORDER_STEP_TIME: TopUsersOrder
-
-class IdField(_message.Message):
-    __slots__ = ("name", "size")
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    SIZE_FIELD_NUMBER: _ClassVar[int]
-    name: str
-    size: int
-    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...
-
-class ModelDescription(_message.Message):
-    __slots__ = ("name", "ids", "features", "outcome", "outcome_width", "num_choices", "outcome_min", "outcome_max", "prediction_width", "state_width")
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    IDS_FIELD_NUMBER: _ClassVar[int]
-    FEATURES_FIELD_NUMBER: _ClassVar[int]
-    OUTCOME_FIELD_NUMBER: _ClassVar[int]
-    OUTCOME_WIDTH_FIELD_NUMBER: _ClassVar[int]
-    NUM_CHOICES_FIELD_NUMBER: _ClassVar[int]
-    OUTCOME_MIN_FIELD_NUMBER: _ClassVar[int]
-    OUTCOME_MAX_FIELD_NUMBER: _ClassVar[int]
-    PREDICTION_WIDTH_FIELD_NUMBER: _ClassVar[int]
-    STATE_WIDTH_FIELD_NUMBER: _ClassVar[int]
-    name: str
-    ids: _containers.RepeatedCompositeFieldContainer[IdField]
-    features: _containers.RepeatedScalarFieldContainer[str]
-    outcome: OutcomeKind
-    outcome_width: int
-    num_choices: int
-    outcome_min: float
-    outcome_max: float
-    prediction_width: int
-    state_width: int
-    def __init__(self, name: _Optional[str] = ..., ids: _Optional[_Iterable[_Union[IdField, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., outcome: _Optional[_Union[OutcomeKind, str]] = ..., outcome_width: _Optional[int] = ..., num_choices: _Optional[int] = ..., outcome_min: _Optional[float] = ..., outcome_max: _Optional[float] = ..., prediction_width: _Optional[int] = ..., state_width: _Optional[int] = ...) -> None: ...
 
 class RingMember(_message.Message):
     __slots__ = ("name", "address", "num_slots", "weight")
@@ -175,8 +134,8 @@ class DescribeModelRequest(_message.Message):
 class DescribeModelResponse(_message.Message):
     __slots__ = ("model",)
     MODEL_FIELD_NUMBER: _ClassVar[int]
-    model: ModelDescription
-    def __init__(self, model: _Optional[_Union[ModelDescription, _Mapping]] = ...) -> None: ...
+    model: _description_pb2.ModelDescription
+    def __init__(self, model: _Optional[_Union[_description_pb2.ModelDescription, _Mapping]] = ...) -> None: ...
 
 class ForgetUserRequest(_message.Message):
     __slots__ = ("user_id", "namespace")
@@ -333,3 +292,123 @@ class GetTopUsersResponse(_message.Message):
     half_life_s: float
     missing_workers: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, users: _Optional[_Iterable[_Union[TopUser, _Mapping]]] = ..., half_life_s: _Optional[float] = ..., missing_workers: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListModelsResponse(_message.Message):
+    __slots__ = ("control", "versions")
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    control: _models_pb2.ModelControl
+    versions: _containers.RepeatedCompositeFieldContainer[_models_pb2.ModelVersion]
+    def __init__(self, control: _Optional[_Union[_models_pb2.ModelControl, _Mapping]] = ..., versions: _Optional[_Iterable[_Union[_models_pb2.ModelVersion, _Mapping]]] = ...) -> None: ...
+
+class ChangeModelsRequest(_message.Message):
+    __slots__ = ("start_shadow", "stop_shadow", "promote", "rollback", "policy", "who", "why", "revision")
+    START_SHADOW_FIELD_NUMBER: _ClassVar[int]
+    STOP_SHADOW_FIELD_NUMBER: _ClassVar[int]
+    PROMOTE_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACK_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    start_shadow: _models_pb2.StartShadow
+    stop_shadow: _models_pb2.StopShadow
+    promote: _models_pb2.Promote
+    rollback: _models_pb2.Rollback
+    policy: _models_pb2.Policy
+    who: str
+    why: str
+    revision: int
+    def __init__(self, start_shadow: _Optional[_Union[_models_pb2.StartShadow, _Mapping]] = ..., stop_shadow: _Optional[_Union[_models_pb2.StopShadow, _Mapping]] = ..., promote: _Optional[_Union[_models_pb2.Promote, _Mapping]] = ..., rollback: _Optional[_Union[_models_pb2.Rollback, _Mapping]] = ..., policy: _Optional[_Union[_models_pb2.Policy, _Mapping]] = ..., who: _Optional[str] = ..., why: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class WorkerChange(_message.Message):
+    __slots__ = ("worker", "took_ms")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    TOOK_MS_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    took_ms: float
+    def __init__(self, worker: _Optional[str] = ..., took_ms: _Optional[float] = ...) -> None: ...
+
+class ChangeModelsResponse(_message.Message):
+    __slots__ = ("control", "workers", "missing_workers", "prepare_ms", "change_ms")
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    PREPARE_MS_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_MS_FIELD_NUMBER: _ClassVar[int]
+    control: _models_pb2.ModelControl
+    workers: _containers.RepeatedCompositeFieldContainer[WorkerChange]
+    missing_workers: _containers.RepeatedScalarFieldContainer[str]
+    prepare_ms: float
+    change_ms: float
+    def __init__(self, control: _Optional[_Union[_models_pb2.ModelControl, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerChange, _Mapping]]] = ..., missing_workers: _Optional[_Iterable[str]] = ..., prepare_ms: _Optional[float] = ..., change_ms: _Optional[float] = ...) -> None: ...
+
+class WatchComparisonRequest(_message.Message):
+    __slots__ = ("version", "interval_ms")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    interval_ms: int
+    def __init__(self, version: _Optional[str] = ..., interval_ms: _Optional[int] = ...) -> None: ...
+
+class WatchComparisonResponse(_message.Message):
+    __slots__ = ("comparisons", "live", "revision")
+    COMPARISONS_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    comparisons: _containers.RepeatedCompositeFieldContainer[_models_pb2.Comparison]
+    live: str
+    revision: int
+    def __init__(self, comparisons: _Optional[_Iterable[_Union[_models_pb2.Comparison, _Mapping]]] = ..., live: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class ListModelChangesRequest(_message.Message):
+    __slots__ = ("num",)
+    NUM_FIELD_NUMBER: _ClassVar[int]
+    num: int
+    def __init__(self, num: _Optional[int] = ...) -> None: ...
+
+class ListModelChangesResponse(_message.Message):
+    __slots__ = ("changes",)
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[_models_pb2.ModelChange]
+    def __init__(self, changes: _Optional[_Iterable[_Union[_models_pb2.ModelChange, _Mapping]]] = ...) -> None: ...
+
+class ListQuarantinedRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class QuarantinedUser(_message.Message):
+    __slots__ = ("user_id", "namespace", "worker", "version")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    namespace: str
+    worker: str
+    version: int
+    def __init__(self, user_id: _Optional[str] = ..., namespace: _Optional[str] = ..., worker: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class ListQuarantinedResponse(_message.Message):
+    __slots__ = ("users", "missing_workers")
+    USERS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    users: _containers.RepeatedCompositeFieldContainer[QuarantinedUser]
+    missing_workers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, users: _Optional[_Iterable[_Union[QuarantinedUser, _Mapping]]] = ..., missing_workers: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ReleaseQuarantinedRequest(_message.Message):
+    __slots__ = ("user_id", "namespace")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    namespace: str
+    def __init__(self, user_id: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
+
+class ReleaseQuarantinedResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

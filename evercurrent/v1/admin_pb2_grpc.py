@@ -71,6 +71,36 @@ class AdminServiceStub:
                 request_serializer=evercurrent_dot_v1_dot_admin__pb2.GetTopUsersRequest.SerializeToString,
                 response_deserializer=evercurrent_dot_v1_dot_admin__pb2.GetTopUsersResponse.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/evercurrent.v1.AdminService/ListModels',
+                request_serializer=evercurrent_dot_v1_dot_admin__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_admin__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
+        self.ChangeModels = channel.unary_unary(
+                '/evercurrent.v1.AdminService/ChangeModels',
+                request_serializer=evercurrent_dot_v1_dot_admin__pb2.ChangeModelsRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_admin__pb2.ChangeModelsResponse.FromString,
+                _registered_method=True)
+        self.WatchComparison = channel.unary_stream(
+                '/evercurrent.v1.AdminService/WatchComparison',
+                request_serializer=evercurrent_dot_v1_dot_admin__pb2.WatchComparisonRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_admin__pb2.WatchComparisonResponse.FromString,
+                _registered_method=True)
+        self.ListModelChanges = channel.unary_unary(
+                '/evercurrent.v1.AdminService/ListModelChanges',
+                request_serializer=evercurrent_dot_v1_dot_admin__pb2.ListModelChangesRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_admin__pb2.ListModelChangesResponse.FromString,
+                _registered_method=True)
+        self.ListQuarantined = channel.unary_unary(
+                '/evercurrent.v1.AdminService/ListQuarantined',
+                request_serializer=evercurrent_dot_v1_dot_admin__pb2.ListQuarantinedRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_admin__pb2.ListQuarantinedResponse.FromString,
+                _registered_method=True)
+        self.ReleaseQuarantined = channel.unary_unary(
+                '/evercurrent.v1.AdminService/ReleaseQuarantined',
+                request_serializer=evercurrent_dot_v1_dot_admin__pb2.ReleaseQuarantinedRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_admin__pb2.ReleaseQuarantinedResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -129,6 +159,50 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListModels(self, request, context):
+        """The registered model versions, and which of them run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeModels(self, request, context):
+        """Starts or ends a shadow, promotes, rolls back, or sets the policy; answers when every worker has followed. Nothing
+        changes unless every worker that can be reached is able to. FAILED_PRECONDITION: the change does not fit what runs, or
+        a worker cannot run the version, or there is no store. ABORTED: somebody else changed it meanwhile; look, and ask again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchComparison(self, request, context):
+        """How the versions that run beside the live one compare with it: now, and again and again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModelChanges(self, request, context):
+        """What was changed, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListQuarantined(self, request, context):
+        """Users whose updates were refused again and again, so that their states are kept as they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseQuarantined(self, request, context):
+        """Has one of them learn again. NOT_FOUND: it is not quarantined.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -166,6 +240,36 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetTopUsers,
                     request_deserializer=evercurrent_dot_v1_dot_admin__pb2.GetTopUsersRequest.FromString,
                     response_serializer=evercurrent_dot_v1_dot_admin__pb2.GetTopUsersResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=evercurrent_dot_v1_dot_admin__pb2.ListModelsRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_admin__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'ChangeModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeModels,
+                    request_deserializer=evercurrent_dot_v1_dot_admin__pb2.ChangeModelsRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_admin__pb2.ChangeModelsResponse.SerializeToString,
+            ),
+            'WatchComparison': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchComparison,
+                    request_deserializer=evercurrent_dot_v1_dot_admin__pb2.WatchComparisonRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_admin__pb2.WatchComparisonResponse.SerializeToString,
+            ),
+            'ListModelChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModelChanges,
+                    request_deserializer=evercurrent_dot_v1_dot_admin__pb2.ListModelChangesRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_admin__pb2.ListModelChangesResponse.SerializeToString,
+            ),
+            'ListQuarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuarantined,
+                    request_deserializer=evercurrent_dot_v1_dot_admin__pb2.ListQuarantinedRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_admin__pb2.ListQuarantinedResponse.SerializeToString,
+            ),
+            'ReleaseQuarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseQuarantined,
+                    request_deserializer=evercurrent_dot_v1_dot_admin__pb2.ReleaseQuarantinedRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_admin__pb2.ReleaseQuarantinedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -359,6 +463,168 @@ class AdminService:
             '/evercurrent.v1.AdminService/GetTopUsers',
             evercurrent_dot_v1_dot_admin__pb2.GetTopUsersRequest.SerializeToString,
             evercurrent_dot_v1_dot_admin__pb2.GetTopUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evercurrent.v1.AdminService/ListModels',
+            evercurrent_dot_v1_dot_admin__pb2.ListModelsRequest.SerializeToString,
+            evercurrent_dot_v1_dot_admin__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evercurrent.v1.AdminService/ChangeModels',
+            evercurrent_dot_v1_dot_admin__pb2.ChangeModelsRequest.SerializeToString,
+            evercurrent_dot_v1_dot_admin__pb2.ChangeModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchComparison(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/evercurrent.v1.AdminService/WatchComparison',
+            evercurrent_dot_v1_dot_admin__pb2.WatchComparisonRequest.SerializeToString,
+            evercurrent_dot_v1_dot_admin__pb2.WatchComparisonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModelChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evercurrent.v1.AdminService/ListModelChanges',
+            evercurrent_dot_v1_dot_admin__pb2.ListModelChangesRequest.SerializeToString,
+            evercurrent_dot_v1_dot_admin__pb2.ListModelChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evercurrent.v1.AdminService/ListQuarantined',
+            evercurrent_dot_v1_dot_admin__pb2.ListQuarantinedRequest.SerializeToString,
+            evercurrent_dot_v1_dot_admin__pb2.ListQuarantinedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evercurrent.v1.AdminService/ReleaseQuarantined',
+            evercurrent_dot_v1_dot_admin__pb2.ReleaseQuarantinedRequest.SerializeToString,
+            evercurrent_dot_v1_dot_admin__pb2.ReleaseQuarantinedResponse.FromString,
             options,
             channel_credentials,
             insecure,

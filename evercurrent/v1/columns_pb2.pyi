@@ -58,7 +58,7 @@ class IndexedRejection(_message.Message):
     def __init__(self, index: _Optional[int] = ..., rejection: _Optional[_Union[_observation_pb2.Rejection, _Mapping]] = ...) -> None: ...
 
 class ResultColumns(_message.Message):
-    __slots__ = ("tags", "seqs", "statuses", "kinds", "versions", "applied_seqs", "durable_seqs", "predictions", "losses", "rejections", "queue_us", "step_us", "hydrate_us", "total_us", "lost", "at_risk")
+    __slots__ = ("tags", "seqs", "statuses", "kinds", "versions", "applied_seqs", "durable_seqs", "predictions", "losses", "rejections", "queue_us", "step_us", "hydrate_us", "total_us", "lost", "at_risk", "model_versions", "model_indices")
     TAGS_FIELD_NUMBER: _ClassVar[int]
     SEQS_FIELD_NUMBER: _ClassVar[int]
     STATUSES_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,8 @@ class ResultColumns(_message.Message):
     TOTAL_US_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
     AT_RISK_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_INDICES_FIELD_NUMBER: _ClassVar[int]
     tags: _containers.RepeatedScalarFieldContainer[int]
     seqs: _containers.RepeatedScalarFieldContainer[int]
     statuses: bytes
@@ -91,4 +93,6 @@ class ResultColumns(_message.Message):
     total_us: _containers.RepeatedScalarFieldContainer[int]
     lost: _containers.RepeatedScalarFieldContainer[int]
     at_risk: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, tags: _Optional[_Iterable[int]] = ..., seqs: _Optional[_Iterable[int]] = ..., statuses: _Optional[bytes] = ..., kinds: _Optional[bytes] = ..., versions: _Optional[_Iterable[int]] = ..., applied_seqs: _Optional[_Iterable[int]] = ..., durable_seqs: _Optional[_Iterable[int]] = ..., predictions: _Optional[_Iterable[float]] = ..., losses: _Optional[_Iterable[float]] = ..., rejections: _Optional[_Iterable[_Union[IndexedRejection, _Mapping]]] = ..., queue_us: _Optional[_Iterable[int]] = ..., step_us: _Optional[_Iterable[int]] = ..., hydrate_us: _Optional[_Iterable[int]] = ..., total_us: _Optional[_Iterable[int]] = ..., lost: _Optional[_Iterable[int]] = ..., at_risk: _Optional[_Iterable[int]] = ...) -> None: ...
+    model_versions: _containers.RepeatedScalarFieldContainer[str]
+    model_indices: bytes
+    def __init__(self, tags: _Optional[_Iterable[int]] = ..., seqs: _Optional[_Iterable[int]] = ..., statuses: _Optional[bytes] = ..., kinds: _Optional[bytes] = ..., versions: _Optional[_Iterable[int]] = ..., applied_seqs: _Optional[_Iterable[int]] = ..., durable_seqs: _Optional[_Iterable[int]] = ..., predictions: _Optional[_Iterable[float]] = ..., losses: _Optional[_Iterable[float]] = ..., rejections: _Optional[_Iterable[_Union[IndexedRejection, _Mapping]]] = ..., queue_us: _Optional[_Iterable[int]] = ..., step_us: _Optional[_Iterable[int]] = ..., hydrate_us: _Optional[_Iterable[int]] = ..., total_us: _Optional[_Iterable[int]] = ..., lost: _Optional[_Iterable[int]] = ..., at_risk: _Optional[_Iterable[int]] = ..., model_versions: _Optional[_Iterable[str]] = ..., model_indices: _Optional[bytes] = ...) -> None: ...

@@ -50,6 +50,7 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_DATA_LOSS: _ClassVar[Reason]
     REASON_SCHEMA: _ClassVar[Reason]
     REASON_SESSION_TAKEN: _ClassVar[Reason]
+    REASON_QUARANTINED: _ClassVar[Reason]
 
 class WaitFor(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -94,6 +95,7 @@ REASON_NOT_OWNER: Reason
 REASON_DATA_LOSS: Reason
 REASON_SCHEMA: Reason
 REASON_SESSION_TAKEN: Reason
+REASON_QUARANTINED: Reason
 WAIT_FOR_UNSPECIFIED: WaitFor
 WAIT_FOR_APPLIED: WaitFor
 WAIT_FOR_DURABLE: WaitFor
@@ -182,7 +184,7 @@ class StageTimings(_message.Message):
     def __init__(self, route_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., hydrate_us: _Optional[int] = ..., step_us: _Optional[int] = ..., total_us: _Optional[int] = ...) -> None: ...
 
 class ObservationResult(_message.Message):
-    __slots__ = ("seq", "status", "version", "applied_seq", "durable_seq", "prediction", "loss", "rejection", "lost", "at_risk", "timings")
+    __slots__ = ("seq", "status", "version", "applied_seq", "durable_seq", "prediction", "loss", "rejection", "lost", "at_risk", "timings", "model_version")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -194,6 +196,7 @@ class ObservationResult(_message.Message):
     LOST_FIELD_NUMBER: _ClassVar[int]
     AT_RISK_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     seq: int
     status: Status
     version: int
@@ -205,20 +208,23 @@ class ObservationResult(_message.Message):
     lost: int
     at_risk: int
     timings: StageTimings
-    def __init__(self, seq: _Optional[int] = ..., status: _Optional[_Union[Status, str]] = ..., version: _Optional[int] = ..., applied_seq: _Optional[int] = ..., durable_seq: _Optional[int] = ..., prediction: _Optional[_Iterable[float]] = ..., loss: _Optional[float] = ..., rejection: _Optional[_Union[Rejection, _Mapping]] = ..., lost: _Optional[int] = ..., at_risk: _Optional[int] = ..., timings: _Optional[_Union[StageTimings, _Mapping]] = ...) -> None: ...
+    model_version: str
+    def __init__(self, seq: _Optional[int] = ..., status: _Optional[_Union[Status, str]] = ..., version: _Optional[int] = ..., applied_seq: _Optional[int] = ..., durable_seq: _Optional[int] = ..., prediction: _Optional[_Iterable[float]] = ..., loss: _Optional[float] = ..., rejection: _Optional[_Union[Rejection, _Mapping]] = ..., lost: _Optional[int] = ..., at_risk: _Optional[int] = ..., timings: _Optional[_Union[StageTimings, _Mapping]] = ..., model_version: _Optional[str] = ...) -> None: ...
 
 class QueryResult(_message.Message):
-    __slots__ = ("query_id", "status", "version", "predictions", "rejection", "timings")
+    __slots__ = ("query_id", "status", "version", "predictions", "rejection", "timings", "model_version")
     QUERY_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
     REJECTION_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     query_id: int
     status: Status
     version: int
     predictions: _containers.RepeatedScalarFieldContainer[float]
     rejection: Rejection
     timings: StageTimings
-    def __init__(self, query_id: _Optional[int] = ..., status: _Optional[_Union[Status, str]] = ..., version: _Optional[int] = ..., predictions: _Optional[_Iterable[float]] = ..., rejection: _Optional[_Union[Rejection, _Mapping]] = ..., timings: _Optional[_Union[StageTimings, _Mapping]] = ...) -> None: ...
+    model_version: str
+    def __init__(self, query_id: _Optional[int] = ..., status: _Optional[_Union[Status, str]] = ..., version: _Optional[int] = ..., predictions: _Optional[_Iterable[float]] = ..., rejection: _Optional[_Union[Rejection, _Mapping]] = ..., timings: _Optional[_Union[StageTimings, _Mapping]] = ..., model_version: _Optional[str] = ...) -> None: ...

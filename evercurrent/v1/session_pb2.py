@@ -26,49 +26,49 @@ from evercurrent.v1 import columns_pb2 as evercurrent_dot_v1_dot_columns__pb2
 from evercurrent.v1 import observation_pb2 as evercurrent_dot_v1_dot_observation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65vercurrent/v1/session.proto\x12\x0e\x65vercurrent.v1\x1a\x1c\x65vercurrent/v1/columns.proto\x1a evercurrent/v1/observation.proto\"{\n\x0bSessionOpen\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x14\n\x0cwait_durable\x18\x05 \x01(\x08\x12\x0f\n\x07timings\x18\x06 \x01(\x08\"m\n\rSessionOpened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0b\x61pplied_seq\x18\x02 \x01(\x04\x12\x13\n\x0b\x64urable_seq\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\r\n\x05model\x18\x05 \x01(\t\"?\n\x06GoAway\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x10\n\x08grace_ms\x18\x03 \x01(\r\" \n\tWatermark\x12\x13\n\x0b\x64urable_seq\x18\x01 \x01(\x04\"\xca\x01\n\x0eSessionRequest\x12+\n\x04open\x18\x01 \x01(\x0b\x32\x1b.evercurrent.v1.SessionOpenH\x00\x12\x32\n\x0bobservation\x18\x02 \x01(\x0b\x32\x1b.evercurrent.v1.ObservationH\x00\x12&\n\x05query\x18\x03 \x01(\x0b\x32\x15.evercurrent.v1.QueryH\x00\x12$\n\x04skip\x18\x04 \x01(\x0b\x32\x14.evercurrent.v1.SkipH\x00\x42\t\n\x07request\"\xc2\x02\n\x0fSessionResponse\x12/\n\x06opened\x18\x01 \x01(\x0b\x32\x1d.evercurrent.v1.SessionOpenedH\x00\x12\x33\n\x06result\x18\x02 \x01(\x0b\x32!.evercurrent.v1.ObservationResultH\x00\x12\x33\n\x0cquery_result\x18\x03 \x01(\x0b\x32\x1b.evercurrent.v1.QueryResultH\x00\x12-\n\x08rejected\x18\x04 \x01(\x0b\x32\x19.evercurrent.v1.RejectionH\x00\x12.\n\twatermark\x18\x05 \x01(\x0b\x32\x19.evercurrent.v1.WatermarkH\x00\x12)\n\x07go_away\x18\x06 \x01(\x0b\x32\x16.evercurrent.v1.GoAwayH\x00\x42\n\n\x08response\"W\n\x0c\x45xchangeOpen\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cwait_durable\x18\x03 \x01(\x08\x12\x0f\n\x07timings\x18\x04 \x01(\x08\"o\n\x0e\x45xchangeOpened\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rin_flight_max\x18\x02 \x01(\r\x12\x1d\n\x15in_flight_session_max\x18\x03 \x01(\r\x12\x18\n\x10\x66rame_events_max\x18\x04 \x01(\r\";\n\x07TagOpen\x12\x0b\n\x03tag\x18\x01 \x01(\r\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\"u\n\tTagOpened\x12\x0b\n\x03tag\x18\x01 \x01(\r\x12-\n\x06opened\x18\x02 \x01(\x0b\x32\x1d.evercurrent.v1.SessionOpened\x12,\n\trejection\x18\x03 \x01(\x0b\x32\x19.evercurrent.v1.Rejection\"u\n\rExchangeFrame\x12&\n\x05opens\x18\x01 \x03(\x0b\x32\x17.evercurrent.v1.TagOpen\x12,\n\x06\x65vents\x18\x02 \x01(\x0b\x32\x1c.evercurrent.v1.EventColumns\x12\x0e\n\x06\x63loses\x18\x03 \x03(\r\"k\n\x0f\x45xchangeResults\x12(\n\x05opens\x18\x01 \x03(\x0b\x32\x19.evercurrent.v1.TagOpened\x12.\n\x07results\x18\x02 \x01(\x0b\x32\x1d.evercurrent.v1.ResultColumns\"z\n\x0f\x45xchangeRequest\x12,\n\x04open\x18\x01 \x01(\x0b\x32\x1c.evercurrent.v1.ExchangeOpenH\x00\x12.\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1d.evercurrent.v1.ExchangeFrameH\x00\x42\t\n\x07request\"\xdc\x01\n\x10\x45xchangeResponse\x12\x30\n\x06opened\x18\x01 \x01(\x0b\x32\x1e.evercurrent.v1.ExchangeOpenedH\x00\x12\x30\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1f.evercurrent.v1.ExchangeResultsH\x00\x12-\n\x08rejected\x18\x03 \x01(\x0b\x32\x19.evercurrent.v1.RejectionH\x00\x12)\n\x07go_away\x18\x04 \x01(\x0b\x32\x16.evercurrent.v1.GoAwayH\x00\x42\n\n\x08response\"\xc5\x01\n\x0eObserveRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x30\n\x0bobservation\x18\x05 \x01(\x0b\x32\x1b.evercurrent.v1.Observation\x12)\n\x08wait_for\x18\x06 \x01(\x0e\x32\x17.evercurrent.v1.WaitFor\x12\x0f\n\x07timings\x18\x07 \x01(\x08\"D\n\x0fObserveResponse\x12\x31\n\x06result\x18\x01 \x01(\x0b\x32!.evercurrent.v1.ObservationResult\"z\n\x0ePredictRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12$\n\x05query\x18\x04 \x01(\x0b\x32\x15.evercurrent.v1.Query\x12\x0f\n\x07timings\x18\x05 \x01(\x08\">\n\x0fPredictResponse\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x1b.evercurrent.v1.QueryResult2\xcb\x02\n\x0eSessionService\x12N\n\x07Session\x12\x1e.evercurrent.v1.SessionRequest\x1a\x1f.evercurrent.v1.SessionResponse(\x01\x30\x01\x12Q\n\x08\x45xchange\x12\x1f.evercurrent.v1.ExchangeRequest\x1a .evercurrent.v1.ExchangeResponse(\x01\x30\x01\x12J\n\x07Observe\x12\x1e.evercurrent.v1.ObserveRequest\x1a\x1f.evercurrent.v1.ObserveResponse\x12J\n\x07Predict\x12\x1e.evercurrent.v1.PredictRequest\x1a\x1f.evercurrent.v1.PredictResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65vercurrent/v1/session.proto\x12\x0e\x65vercurrent.v1\x1a\x1c\x65vercurrent/v1/columns.proto\x1a evercurrent/v1/observation.proto\"\x92\x01\n\x0bSessionOpen\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x14\n\x0cwait_durable\x18\x05 \x01(\x08\x12\x0f\n\x07timings\x18\x06 \x01(\x08\x12\x15\n\rmodel_version\x18\x07 \x01(\t\"\x84\x01\n\rSessionOpened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0b\x61pplied_seq\x18\x02 \x01(\x04\x12\x13\n\x0b\x64urable_seq\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\r\n\x05model\x18\x05 \x01(\t\x12\x15\n\rmodel_version\x18\x06 \x01(\t\"?\n\x06GoAway\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x10\n\x08grace_ms\x18\x03 \x01(\r\" \n\tWatermark\x12\x13\n\x0b\x64urable_seq\x18\x01 \x01(\x04\"\xca\x01\n\x0eSessionRequest\x12+\n\x04open\x18\x01 \x01(\x0b\x32\x1b.evercurrent.v1.SessionOpenH\x00\x12\x32\n\x0bobservation\x18\x02 \x01(\x0b\x32\x1b.evercurrent.v1.ObservationH\x00\x12&\n\x05query\x18\x03 \x01(\x0b\x32\x15.evercurrent.v1.QueryH\x00\x12$\n\x04skip\x18\x04 \x01(\x0b\x32\x14.evercurrent.v1.SkipH\x00\x42\t\n\x07request\"\xc2\x02\n\x0fSessionResponse\x12/\n\x06opened\x18\x01 \x01(\x0b\x32\x1d.evercurrent.v1.SessionOpenedH\x00\x12\x33\n\x06result\x18\x02 \x01(\x0b\x32!.evercurrent.v1.ObservationResultH\x00\x12\x33\n\x0cquery_result\x18\x03 \x01(\x0b\x32\x1b.evercurrent.v1.QueryResultH\x00\x12-\n\x08rejected\x18\x04 \x01(\x0b\x32\x19.evercurrent.v1.RejectionH\x00\x12.\n\twatermark\x18\x05 \x01(\x0b\x32\x19.evercurrent.v1.WatermarkH\x00\x12)\n\x07go_away\x18\x06 \x01(\x0b\x32\x16.evercurrent.v1.GoAwayH\x00\x42\n\n\x08response\"n\n\x0c\x45xchangeOpen\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cwait_durable\x18\x03 \x01(\x08\x12\x0f\n\x07timings\x18\x04 \x01(\x08\x12\x15\n\rmodel_version\x18\x05 \x01(\t\"o\n\x0e\x45xchangeOpened\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rin_flight_max\x18\x02 \x01(\r\x12\x1d\n\x15in_flight_session_max\x18\x03 \x01(\r\x12\x18\n\x10\x66rame_events_max\x18\x04 \x01(\r\";\n\x07TagOpen\x12\x0b\n\x03tag\x18\x01 \x01(\r\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\"u\n\tTagOpened\x12\x0b\n\x03tag\x18\x01 \x01(\r\x12-\n\x06opened\x18\x02 \x01(\x0b\x32\x1d.evercurrent.v1.SessionOpened\x12,\n\trejection\x18\x03 \x01(\x0b\x32\x19.evercurrent.v1.Rejection\"u\n\rExchangeFrame\x12&\n\x05opens\x18\x01 \x03(\x0b\x32\x17.evercurrent.v1.TagOpen\x12,\n\x06\x65vents\x18\x02 \x01(\x0b\x32\x1c.evercurrent.v1.EventColumns\x12\x0e\n\x06\x63loses\x18\x03 \x03(\r\"k\n\x0f\x45xchangeResults\x12(\n\x05opens\x18\x01 \x03(\x0b\x32\x19.evercurrent.v1.TagOpened\x12.\n\x07results\x18\x02 \x01(\x0b\x32\x1d.evercurrent.v1.ResultColumns\"z\n\x0f\x45xchangeRequest\x12,\n\x04open\x18\x01 \x01(\x0b\x32\x1c.evercurrent.v1.ExchangeOpenH\x00\x12.\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1d.evercurrent.v1.ExchangeFrameH\x00\x42\t\n\x07request\"\xdc\x01\n\x10\x45xchangeResponse\x12\x30\n\x06opened\x18\x01 \x01(\x0b\x32\x1e.evercurrent.v1.ExchangeOpenedH\x00\x12\x30\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1f.evercurrent.v1.ExchangeResultsH\x00\x12-\n\x08rejected\x18\x03 \x01(\x0b\x32\x19.evercurrent.v1.RejectionH\x00\x12)\n\x07go_away\x18\x04 \x01(\x0b\x32\x16.evercurrent.v1.GoAwayH\x00\x42\n\n\x08response\"\xc5\x01\n\x0eObserveRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x30\n\x0bobservation\x18\x05 \x01(\x0b\x32\x1b.evercurrent.v1.Observation\x12)\n\x08wait_for\x18\x06 \x01(\x0e\x32\x17.evercurrent.v1.WaitFor\x12\x0f\n\x07timings\x18\x07 \x01(\x08\"D\n\x0fObserveResponse\x12\x31\n\x06result\x18\x01 \x01(\x0b\x32!.evercurrent.v1.ObservationResult\"z\n\x0ePredictRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12$\n\x05query\x18\x04 \x01(\x0b\x32\x15.evercurrent.v1.Query\x12\x0f\n\x07timings\x18\x05 \x01(\x08\">\n\x0fPredictResponse\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x1b.evercurrent.v1.QueryResult2\xcb\x02\n\x0eSessionService\x12N\n\x07Session\x12\x1e.evercurrent.v1.SessionRequest\x1a\x1f.evercurrent.v1.SessionResponse(\x01\x30\x01\x12Q\n\x08\x45xchange\x12\x1f.evercurrent.v1.ExchangeRequest\x1a .evercurrent.v1.ExchangeResponse(\x01\x30\x01\x12J\n\x07Observe\x12\x1e.evercurrent.v1.ObserveRequest\x1a\x1f.evercurrent.v1.ObserveResponse\x12J\n\x07Predict\x12\x1e.evercurrent.v1.PredictRequest\x1a\x1f.evercurrent.v1.PredictResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'evercurrent.v1.session_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SESSIONOPEN']._serialized_start=112
-  _globals['_SESSIONOPEN']._serialized_end=235
-  _globals['_SESSIONOPENED']._serialized_start=237
-  _globals['_SESSIONOPENED']._serialized_end=346
-  _globals['_GOAWAY']._serialized_start=348
-  _globals['_GOAWAY']._serialized_end=411
-  _globals['_WATERMARK']._serialized_start=413
-  _globals['_WATERMARK']._serialized_end=445
-  _globals['_SESSIONREQUEST']._serialized_start=448
-  _globals['_SESSIONREQUEST']._serialized_end=650
-  _globals['_SESSIONRESPONSE']._serialized_start=653
-  _globals['_SESSIONRESPONSE']._serialized_end=975
-  _globals['_EXCHANGEOPEN']._serialized_start=977
-  _globals['_EXCHANGEOPEN']._serialized_end=1064
-  _globals['_EXCHANGEOPENED']._serialized_start=1066
-  _globals['_EXCHANGEOPENED']._serialized_end=1177
-  _globals['_TAGOPEN']._serialized_start=1179
-  _globals['_TAGOPEN']._serialized_end=1238
-  _globals['_TAGOPENED']._serialized_start=1240
-  _globals['_TAGOPENED']._serialized_end=1357
-  _globals['_EXCHANGEFRAME']._serialized_start=1359
-  _globals['_EXCHANGEFRAME']._serialized_end=1476
-  _globals['_EXCHANGERESULTS']._serialized_start=1478
-  _globals['_EXCHANGERESULTS']._serialized_end=1585
-  _globals['_EXCHANGEREQUEST']._serialized_start=1587
-  _globals['_EXCHANGEREQUEST']._serialized_end=1709
-  _globals['_EXCHANGERESPONSE']._serialized_start=1712
-  _globals['_EXCHANGERESPONSE']._serialized_end=1932
-  _globals['_OBSERVEREQUEST']._serialized_start=1935
-  _globals['_OBSERVEREQUEST']._serialized_end=2132
-  _globals['_OBSERVERESPONSE']._serialized_start=2134
-  _globals['_OBSERVERESPONSE']._serialized_end=2202
-  _globals['_PREDICTREQUEST']._serialized_start=2204
-  _globals['_PREDICTREQUEST']._serialized_end=2326
-  _globals['_PREDICTRESPONSE']._serialized_start=2328
-  _globals['_PREDICTRESPONSE']._serialized_end=2390
-  _globals['_SESSIONSERVICE']._serialized_start=2393
-  _globals['_SESSIONSERVICE']._serialized_end=2724
+  _globals['_SESSIONOPEN']._serialized_start=113
+  _globals['_SESSIONOPEN']._serialized_end=259
+  _globals['_SESSIONOPENED']._serialized_start=262
+  _globals['_SESSIONOPENED']._serialized_end=394
+  _globals['_GOAWAY']._serialized_start=396
+  _globals['_GOAWAY']._serialized_end=459
+  _globals['_WATERMARK']._serialized_start=461
+  _globals['_WATERMARK']._serialized_end=493
+  _globals['_SESSIONREQUEST']._serialized_start=496
+  _globals['_SESSIONREQUEST']._serialized_end=698
+  _globals['_SESSIONRESPONSE']._serialized_start=701
+  _globals['_SESSIONRESPONSE']._serialized_end=1023
+  _globals['_EXCHANGEOPEN']._serialized_start=1025
+  _globals['_EXCHANGEOPEN']._serialized_end=1135
+  _globals['_EXCHANGEOPENED']._serialized_start=1137
+  _globals['_EXCHANGEOPENED']._serialized_end=1248
+  _globals['_TAGOPEN']._serialized_start=1250
+  _globals['_TAGOPEN']._serialized_end=1309
+  _globals['_TAGOPENED']._serialized_start=1311
+  _globals['_TAGOPENED']._serialized_end=1428
+  _globals['_EXCHANGEFRAME']._serialized_start=1430
+  _globals['_EXCHANGEFRAME']._serialized_end=1547
+  _globals['_EXCHANGERESULTS']._serialized_start=1549
+  _globals['_EXCHANGERESULTS']._serialized_end=1656
+  _globals['_EXCHANGEREQUEST']._serialized_start=1658
+  _globals['_EXCHANGEREQUEST']._serialized_end=1780
+  _globals['_EXCHANGERESPONSE']._serialized_start=1783
+  _globals['_EXCHANGERESPONSE']._serialized_end=2003
+  _globals['_OBSERVEREQUEST']._serialized_start=2006
+  _globals['_OBSERVEREQUEST']._serialized_end=2203
+  _globals['_OBSERVERESPONSE']._serialized_start=2205
+  _globals['_OBSERVERESPONSE']._serialized_end=2273
+  _globals['_PREDICTREQUEST']._serialized_start=2275
+  _globals['_PREDICTREQUEST']._serialized_end=2397
+  _globals['_PREDICTRESPONSE']._serialized_start=2399
+  _globals['_PREDICTRESPONSE']._serialized_end=2461
+  _globals['_SESSIONSERVICE']._serialized_start=2464
+  _globals['_SESSIONSERVICE']._serialized_end=2795
 # @@protoc_insertion_point(module_scope)

@@ -9,34 +9,38 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SessionOpen(_message.Message):
-    __slots__ = ("user_id", "session_id", "namespace", "model", "wait_durable", "timings")
+    __slots__ = ("user_id", "session_id", "namespace", "model", "wait_durable", "timings", "model_version")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     WAIT_DURABLE_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     session_id: str
     namespace: str
     model: str
     wait_durable: bool
     timings: bool
-    def __init__(self, user_id: _Optional[str] = ..., session_id: _Optional[str] = ..., namespace: _Optional[str] = ..., model: _Optional[str] = ..., wait_durable: _Optional[bool] = ..., timings: _Optional[bool] = ...) -> None: ...
+    model_version: str
+    def __init__(self, user_id: _Optional[str] = ..., session_id: _Optional[str] = ..., namespace: _Optional[str] = ..., model: _Optional[str] = ..., wait_durable: _Optional[bool] = ..., timings: _Optional[bool] = ..., model_version: _Optional[str] = ...) -> None: ...
 
 class SessionOpened(_message.Message):
-    __slots__ = ("session_id", "applied_seq", "durable_seq", "version", "model")
+    __slots__ = ("session_id", "applied_seq", "durable_seq", "version", "model", "model_version")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     APPLIED_SEQ_FIELD_NUMBER: _ClassVar[int]
     DURABLE_SEQ_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     applied_seq: int
     durable_seq: int
     version: int
     model: str
-    def __init__(self, session_id: _Optional[str] = ..., applied_seq: _Optional[int] = ..., durable_seq: _Optional[int] = ..., version: _Optional[int] = ..., model: _Optional[str] = ...) -> None: ...
+    model_version: str
+    def __init__(self, session_id: _Optional[str] = ..., applied_seq: _Optional[int] = ..., durable_seq: _Optional[int] = ..., version: _Optional[int] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ...) -> None: ...
 
 class GoAway(_message.Message):
     __slots__ = ("message", "session_id", "grace_ms")
@@ -83,16 +87,18 @@ class SessionResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[SessionOpened, _Mapping]] = ..., result: _Optional[_Union[_observation_pb2.ObservationResult, _Mapping]] = ..., query_result: _Optional[_Union[_observation_pb2.QueryResult, _Mapping]] = ..., rejected: _Optional[_Union[_observation_pb2.Rejection, _Mapping]] = ..., watermark: _Optional[_Union[Watermark, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ...) -> None: ...
 
 class ExchangeOpen(_message.Message):
-    __slots__ = ("namespace", "model", "wait_durable", "timings")
+    __slots__ = ("namespace", "model", "wait_durable", "timings", "model_version")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     WAIT_DURABLE_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     model: str
     wait_durable: bool
     timings: bool
-    def __init__(self, namespace: _Optional[str] = ..., model: _Optional[str] = ..., wait_durable: _Optional[bool] = ..., timings: _Optional[bool] = ...) -> None: ...
+    model_version: str
+    def __init__(self, namespace: _Optional[str] = ..., model: _Optional[str] = ..., wait_durable: _Optional[bool] = ..., timings: _Optional[bool] = ..., model_version: _Optional[str] = ...) -> None: ...
 
 class ExchangeOpened(_message.Message):
     __slots__ = ("model", "in_flight_max", "in_flight_session_max", "frame_events_max")

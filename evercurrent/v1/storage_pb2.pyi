@@ -35,7 +35,7 @@ class StoredSession(_message.Message):
     def __init__(self, id_high: _Optional[int] = ..., id_low: _Optional[int] = ..., last_seq: _Optional[int] = ..., lost: _Optional[int] = ...) -> None: ...
 
 class UserRecord(_message.Message):
-    __slots__ = ("format", "user", "version", "forgotten", "sessions", "floor_high", "floor_low", "state", "model", "damaged")
+    __slots__ = ("format", "user", "version", "forgotten", "sessions", "floor_high", "floor_low", "state", "model", "damaged", "parts")
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     USER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,7 @@ class UserRecord(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DAMAGED_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     format: int
     user: str
     version: int
@@ -56,7 +57,8 @@ class UserRecord(_message.Message):
     state: bytes
     model: str
     damaged: bool
-    def __init__(self, format: _Optional[int] = ..., user: _Optional[str] = ..., version: _Optional[int] = ..., forgotten: _Optional[bool] = ..., sessions: _Optional[_Iterable[_Union[StoredSession, _Mapping]]] = ..., floor_high: _Optional[int] = ..., floor_low: _Optional[int] = ..., state: _Optional[bytes] = ..., model: _Optional[str] = ..., damaged: _Optional[bool] = ...) -> None: ...
+    parts: _containers.RepeatedCompositeFieldContainer[StatePart]
+    def __init__(self, format: _Optional[int] = ..., user: _Optional[str] = ..., version: _Optional[int] = ..., forgotten: _Optional[bool] = ..., sessions: _Optional[_Iterable[_Union[StoredSession, _Mapping]]] = ..., floor_high: _Optional[int] = ..., floor_low: _Optional[int] = ..., state: _Optional[bytes] = ..., model: _Optional[str] = ..., damaged: _Optional[bool] = ..., parts: _Optional[_Iterable[_Union[StatePart, _Mapping]]] = ...) -> None: ...
 
 class SealedUserRecord(_message.Message):
     __slots__ = ("record", "checksum")
@@ -77,7 +79,7 @@ class Attempt(_message.Message):
     def __init__(self, slot: _Optional[int] = ..., claim: _Optional[str] = ..., base: _Optional[str] = ...) -> None: ...
 
 class SegmentFooter(_message.Message):
-    __slots__ = ("format", "incarnation", "number", "first", "seal", "attempts", "num_rows", "model")
+    __slots__ = ("format", "incarnation", "number", "first", "seal", "attempts", "num_rows", "model", "parts")
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +88,7 @@ class SegmentFooter(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     NUM_ROWS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     format: int
     incarnation: str
     number: int
@@ -94,4 +97,13 @@ class SegmentFooter(_message.Message):
     attempts: _containers.RepeatedCompositeFieldContainer[Attempt]
     num_rows: int
     model: str
-    def __init__(self, format: _Optional[int] = ..., incarnation: _Optional[str] = ..., number: _Optional[int] = ..., first: _Optional[int] = ..., seal: _Optional[bool] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., num_rows: _Optional[int] = ..., model: _Optional[str] = ...) -> None: ...
+    parts: _containers.RepeatedCompositeFieldContainer[StatePart]
+    def __init__(self, format: _Optional[int] = ..., incarnation: _Optional[str] = ..., number: _Optional[int] = ..., first: _Optional[int] = ..., seal: _Optional[bool] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., num_rows: _Optional[int] = ..., model: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[StatePart, _Mapping]]] = ...) -> None: ...
+
+class StatePart(_message.Message):
+    __slots__ = ("version", "width")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    width: int
+    def __init__(self, version: _Optional[str] = ..., width: _Optional[int] = ...) -> None: ...

@@ -34,7 +34,7 @@ class WireEventColumns(_message.Message):
     def __init__(self, tags: _Optional[bytes] = ..., seqs: _Optional[bytes] = ..., ids: _Optional[bytes] = ..., features: _Optional[bytes] = ..., values: _Optional[bytes] = ..., choices: _Optional[bytes] = ..., vectors: _Optional[bytes] = ..., kinds: _Optional[bytes] = ..., event_times_us: _Optional[bytes] = ..., timeouts_us: _Optional[bytes] = ...) -> None: ...
 
 class WireResultColumns(_message.Message):
-    __slots__ = ("tags", "seqs", "statuses", "kinds", "versions", "applied_seqs", "durable_seqs", "predictions", "losses", "rejections", "queue_us", "step_us", "hydrate_us", "total_us", "lost", "at_risk")
+    __slots__ = ("tags", "seqs", "statuses", "kinds", "versions", "applied_seqs", "durable_seqs", "predictions", "losses", "rejections", "queue_us", "step_us", "hydrate_us", "total_us", "lost", "at_risk", "model_versions", "model_indices")
     TAGS_FIELD_NUMBER: _ClassVar[int]
     SEQS_FIELD_NUMBER: _ClassVar[int]
     STATUSES_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,8 @@ class WireResultColumns(_message.Message):
     TOTAL_US_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
     AT_RISK_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_INDICES_FIELD_NUMBER: _ClassVar[int]
     tags: bytes
     seqs: bytes
     statuses: bytes
@@ -67,7 +69,9 @@ class WireResultColumns(_message.Message):
     total_us: bytes
     lost: bytes
     at_risk: bytes
-    def __init__(self, tags: _Optional[bytes] = ..., seqs: _Optional[bytes] = ..., statuses: _Optional[bytes] = ..., kinds: _Optional[bytes] = ..., versions: _Optional[bytes] = ..., applied_seqs: _Optional[bytes] = ..., durable_seqs: _Optional[bytes] = ..., predictions: _Optional[bytes] = ..., losses: _Optional[bytes] = ..., rejections: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ..., queue_us: _Optional[bytes] = ..., step_us: _Optional[bytes] = ..., hydrate_us: _Optional[bytes] = ..., total_us: _Optional[bytes] = ..., lost: _Optional[bytes] = ..., at_risk: _Optional[bytes] = ...) -> None: ...
+    model_versions: _containers.RepeatedScalarFieldContainer[str]
+    model_indices: bytes
+    def __init__(self, tags: _Optional[bytes] = ..., seqs: _Optional[bytes] = ..., statuses: _Optional[bytes] = ..., kinds: _Optional[bytes] = ..., versions: _Optional[bytes] = ..., applied_seqs: _Optional[bytes] = ..., durable_seqs: _Optional[bytes] = ..., predictions: _Optional[bytes] = ..., losses: _Optional[bytes] = ..., rejections: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ..., queue_us: _Optional[bytes] = ..., step_us: _Optional[bytes] = ..., hydrate_us: _Optional[bytes] = ..., total_us: _Optional[bytes] = ..., lost: _Optional[bytes] = ..., at_risk: _Optional[bytes] = ..., model_versions: _Optional[_Iterable[str]] = ..., model_indices: _Optional[bytes] = ...) -> None: ...
 
 class WireExchangeFrame(_message.Message):
     __slots__ = ("opens", "events", "closes")

@@ -1,5 +1,7 @@
 from evercurrent.v1 import admin_pb2 as _admin_pb2
 from evercurrent.v1 import columns_pb2 as _columns_pb2
+from evercurrent.v1 import description_pb2 as _description_pb2
+from evercurrent.v1 import models_pb2 as _models_pb2
 from evercurrent.v1 import observation_pb2 as _observation_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -20,34 +22,40 @@ class LinkOpen(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., router: _Optional[str] = ..., slots: _Optional[int] = ...) -> None: ...
 
 class LinkOpened(_message.Message):
-    __slots__ = ("worker", "incarnation", "model", "has_store", "weight")
+    __slots__ = ("worker", "incarnation", "model", "has_store", "weight", "models", "live")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     HAS_STORE_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
     worker: str
     incarnation: str
-    model: _admin_pb2.ModelDescription
+    model: _description_pb2.ModelDescription
     has_store: bool
     weight: int
-    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[str] = ..., model: _Optional[_Union[_admin_pb2.ModelDescription, _Mapping]] = ..., has_store: _Optional[bool] = ..., weight: _Optional[int] = ...) -> None: ...
+    models: _containers.RepeatedScalarFieldContainer[str]
+    live: str
+    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[str] = ..., model: _Optional[_Union[_description_pb2.ModelDescription, _Mapping]] = ..., has_store: _Optional[bool] = ..., weight: _Optional[int] = ..., models: _Optional[_Iterable[str]] = ..., live: _Optional[str] = ...) -> None: ...
 
 class LinkTagOpen(_message.Message):
-    __slots__ = ("tag", "user_id", "session_id", "namespace", "slot", "watermarks")
+    __slots__ = ("tag", "user_id", "session_id", "namespace", "slot", "watermarks", "model_version")
     TAG_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     SLOT_FIELD_NUMBER: _ClassVar[int]
     WATERMARKS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     tag: int
     user_id: str
     session_id: str
     namespace: str
     slot: int
     watermarks: bool
-    def __init__(self, tag: _Optional[int] = ..., user_id: _Optional[str] = ..., session_id: _Optional[str] = ..., namespace: _Optional[str] = ..., slot: _Optional[int] = ..., watermarks: _Optional[bool] = ...) -> None: ...
+    model_version: str
+    def __init__(self, tag: _Optional[int] = ..., user_id: _Optional[str] = ..., session_id: _Optional[str] = ..., namespace: _Optional[str] = ..., slot: _Optional[int] = ..., watermarks: _Optional[bool] = ..., model_version: _Optional[str] = ...) -> None: ...
 
 class LinkTagOpened(_message.Message):
     __slots__ = ("tag", "applied_seq", "durable_seq", "version", "rejection")
@@ -82,36 +90,44 @@ class LinkSlots(_message.Message):
     def __init__(self, slots: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class LinkResults(_message.Message):
-    __slots__ = ("opens", "results", "rejections", "watermarks", "ended", "status")
+    __slots__ = ("opens", "results", "rejections", "watermarks", "ended", "status", "models")
     OPENS_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     REJECTIONS_FIELD_NUMBER: _ClassVar[int]
     WATERMARKS_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
     opens: _containers.RepeatedCompositeFieldContainer[LinkTagOpened]
     results: bytes
     rejections: _containers.RepeatedCompositeFieldContainer[_columns_pb2.IndexedRejection]
     watermarks: bytes
     ended: _containers.RepeatedCompositeFieldContainer[LinkTagEnded]
     status: WorkerStatus
-    def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpened, _Mapping]]] = ..., results: _Optional[bytes] = ..., rejections: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ..., watermarks: _Optional[bytes] = ..., ended: _Optional[_Iterable[_Union[LinkTagEnded, _Mapping]]] = ..., status: _Optional[_Union[WorkerStatus, _Mapping]] = ...) -> None: ...
+    models: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpened, _Mapping]]] = ..., results: _Optional[bytes] = ..., rejections: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ..., watermarks: _Optional[bytes] = ..., ended: _Optional[_Iterable[_Union[LinkTagEnded, _Mapping]]] = ..., status: _Optional[_Union[WorkerStatus, _Mapping]] = ..., models: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("residents", "updates_at_risk", "owned_slots", "segments", "events_dropped", "draining")
+    __slots__ = ("residents", "updates_at_risk", "owned_slots", "segments", "events_dropped", "draining", "control_revision", "live", "quarantined")
     RESIDENTS_FIELD_NUMBER: _ClassVar[int]
     UPDATES_AT_RISK_FIELD_NUMBER: _ClassVar[int]
     OWNED_SLOTS_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_DROPPED_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_REVISION_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_FIELD_NUMBER: _ClassVar[int]
     residents: int
     updates_at_risk: int
     owned_slots: int
     segments: int
     events_dropped: int
     draining: bool
-    def __init__(self, residents: _Optional[int] = ..., updates_at_risk: _Optional[int] = ..., owned_slots: _Optional[int] = ..., segments: _Optional[int] = ..., events_dropped: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
+    control_revision: int
+    live: str
+    quarantined: int
+    def __init__(self, residents: _Optional[int] = ..., updates_at_risk: _Optional[int] = ..., owned_slots: _Optional[int] = ..., segments: _Optional[int] = ..., events_dropped: _Optional[int] = ..., draining: _Optional[bool] = ..., control_revision: _Optional[int] = ..., live: _Optional[str] = ..., quarantined: _Optional[int] = ...) -> None: ...
 
 class LinkTagEnded(_message.Message):
     __slots__ = ("tag", "rejection")
@@ -220,6 +236,114 @@ class TopUsersResponse(_message.Message):
     users: _containers.RepeatedCompositeFieldContainer[_admin_pb2.TopUser]
     half_life_s: float
     def __init__(self, users: _Optional[_Iterable[_Union[_admin_pb2.TopUser, _Mapping]]] = ..., half_life_s: _Optional[float] = ...) -> None: ...
+
+class ReadModelsRequest(_message.Message):
+    __slots__ = ("versions", "num_changes")
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CHANGES_FIELD_NUMBER: _ClassVar[int]
+    versions: bool
+    num_changes: int
+    def __init__(self, versions: _Optional[bool] = ..., num_changes: _Optional[int] = ...) -> None: ...
+
+class ReadModelsResponse(_message.Message):
+    __slots__ = ("control", "versions", "changes")
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    control: _models_pb2.ModelControl
+    versions: _containers.RepeatedCompositeFieldContainer[_models_pb2.ModelVersion]
+    changes: _containers.RepeatedCompositeFieldContainer[_models_pb2.ModelChange]
+    def __init__(self, control: _Optional[_Union[_models_pb2.ModelControl, _Mapping]] = ..., versions: _Optional[_Iterable[_Union[_models_pb2.ModelVersion, _Mapping]]] = ..., changes: _Optional[_Iterable[_Union[_models_pb2.ModelChange, _Mapping]]] = ...) -> None: ...
+
+class PrepareModelRequest(_message.Message):
+    __slots__ = ("version", "to_go_live")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TO_GO_LIVE_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    to_go_live: bool
+    def __init__(self, version: _Optional[str] = ..., to_go_live: _Optional[bool] = ...) -> None: ...
+
+class PrepareModelResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ChangeControlRequest(_message.Message):
+    __slots__ = ("start_shadow", "stop_shadow", "promote", "rollback", "policy", "who", "why", "revision", "comparisons")
+    START_SHADOW_FIELD_NUMBER: _ClassVar[int]
+    STOP_SHADOW_FIELD_NUMBER: _ClassVar[int]
+    PROMOTE_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACK_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    COMPARISONS_FIELD_NUMBER: _ClassVar[int]
+    start_shadow: _models_pb2.StartShadow
+    stop_shadow: _models_pb2.StopShadow
+    promote: _models_pb2.Promote
+    rollback: _models_pb2.Rollback
+    policy: _models_pb2.Policy
+    who: str
+    why: str
+    revision: int
+    comparisons: _containers.RepeatedCompositeFieldContainer[_models_pb2.Comparison]
+    def __init__(self, start_shadow: _Optional[_Union[_models_pb2.StartShadow, _Mapping]] = ..., stop_shadow: _Optional[_Union[_models_pb2.StopShadow, _Mapping]] = ..., promote: _Optional[_Union[_models_pb2.Promote, _Mapping]] = ..., rollback: _Optional[_Union[_models_pb2.Rollback, _Mapping]] = ..., policy: _Optional[_Union[_models_pb2.Policy, _Mapping]] = ..., who: _Optional[str] = ..., why: _Optional[str] = ..., revision: _Optional[int] = ..., comparisons: _Optional[_Iterable[_Union[_models_pb2.Comparison, _Mapping]]] = ...) -> None: ...
+
+class ChangeControlResponse(_message.Message):
+    __slots__ = ("control",)
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    control: _models_pb2.ModelControl
+    def __init__(self, control: _Optional[_Union[_models_pb2.ModelControl, _Mapping]] = ...) -> None: ...
+
+class FollowControlRequest(_message.Message):
+    __slots__ = ("revision",)
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class FollowControlResponse(_message.Message):
+    __slots__ = ("revision",)
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class CompareRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CompareResponse(_message.Message):
+    __slots__ = ("incarnation", "control", "score_range", "versions")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    SCORE_RANGE_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    control: _models_pb2.ModelControl
+    score_range: float
+    versions: _containers.RepeatedCompositeFieldContainer[_models_pb2.VersionSums]
+    def __init__(self, incarnation: _Optional[str] = ..., control: _Optional[_Union[_models_pb2.ModelControl, _Mapping]] = ..., score_range: _Optional[float] = ..., versions: _Optional[_Iterable[_Union[_models_pb2.VersionSums, _Mapping]]] = ...) -> None: ...
+
+class QuarantinedRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class QuarantinedResponse(_message.Message):
+    __slots__ = ("users",)
+    USERS_FIELD_NUMBER: _ClassVar[int]
+    users: _containers.RepeatedCompositeFieldContainer[_admin_pb2.QuarantinedUser]
+    def __init__(self, users: _Optional[_Iterable[_Union[_admin_pb2.QuarantinedUser, _Mapping]]] = ...) -> None: ...
+
+class UnquarantineRequest(_message.Message):
+    __slots__ = ("user_id", "namespace")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    namespace: str
+    def __init__(self, user_id: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
+
+class UnquarantineResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class LinkRequest(_message.Message):
     __slots__ = ("open", "frame")

@@ -70,6 +70,41 @@ class WorkerServiceStub:
                 request_serializer=evercurrent_dot_v1_dot_worker__pb2.TopUsersRequest.SerializeToString,
                 response_deserializer=evercurrent_dot_v1_dot_worker__pb2.TopUsersResponse.FromString,
                 _registered_method=True)
+        self.ReadModels = channel.unary_unary(
+                '/evercurrent.v1.WorkerService/ReadModels',
+                request_serializer=evercurrent_dot_v1_dot_worker__pb2.ReadModelsRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_worker__pb2.ReadModelsResponse.FromString,
+                _registered_method=True)
+        self.PrepareModel = channel.unary_unary(
+                '/evercurrent.v1.WorkerService/PrepareModel',
+                request_serializer=evercurrent_dot_v1_dot_worker__pb2.PrepareModelRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_worker__pb2.PrepareModelResponse.FromString,
+                _registered_method=True)
+        self.ChangeControl = channel.unary_unary(
+                '/evercurrent.v1.WorkerService/ChangeControl',
+                request_serializer=evercurrent_dot_v1_dot_worker__pb2.ChangeControlRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_worker__pb2.ChangeControlResponse.FromString,
+                _registered_method=True)
+        self.FollowControl = channel.unary_unary(
+                '/evercurrent.v1.WorkerService/FollowControl',
+                request_serializer=evercurrent_dot_v1_dot_worker__pb2.FollowControlRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_worker__pb2.FollowControlResponse.FromString,
+                _registered_method=True)
+        self.Compare = channel.unary_unary(
+                '/evercurrent.v1.WorkerService/Compare',
+                request_serializer=evercurrent_dot_v1_dot_worker__pb2.CompareRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_worker__pb2.CompareResponse.FromString,
+                _registered_method=True)
+        self.Quarantined = channel.unary_unary(
+                '/evercurrent.v1.WorkerService/Quarantined',
+                request_serializer=evercurrent_dot_v1_dot_worker__pb2.QuarantinedRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_worker__pb2.QuarantinedResponse.FromString,
+                _registered_method=True)
+        self.Unquarantine = channel.unary_unary(
+                '/evercurrent.v1.WorkerService/Unquarantine',
+                request_serializer=evercurrent_dot_v1_dot_worker__pb2.UnquarantineRequest.SerializeToString,
+                response_deserializer=evercurrent_dot_v1_dot_worker__pb2.UnquarantineResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer:
@@ -129,6 +164,57 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadModels(self, request, context):
+        """The registered versions, which of them run, and what was changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PrepareModel(self, request, context):
+        """Loads a version and, if it is to go live, has it learn for every user from now on, for a while. FAILED_PRECONDITION: it
+        cannot run here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeControl(self, request, context):
+        """Changes the control object by compare-and-swap. FAILED_PRECONDITION: the change does not fit what runs. ABORTED: it is
+        not at the revision named.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FollowControl(self, request, context):
+        """Answers when this worker follows the control object at a revision, or at a later one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Compare(self, request, context):
+        """What the versions beside the live one have added up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Quarantined(self, request, context):
+        """As AdminService.ListQuarantined.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unquarantine(self, request, context):
+        """As AdminService.ReleaseQuarantined.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -166,6 +252,41 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.TopUsers,
                     request_deserializer=evercurrent_dot_v1_dot_worker__pb2.TopUsersRequest.FromString,
                     response_serializer=evercurrent_dot_v1_dot_worker__pb2.TopUsersResponse.SerializeToString,
+            ),
+            'ReadModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadModels,
+                    request_deserializer=evercurrent_dot_v1_dot_worker__pb2.ReadModelsRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_worker__pb2.ReadModelsResponse.SerializeToString,
+            ),
+            'PrepareModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrepareModel,
+                    request_deserializer=evercurrent_dot_v1_dot_worker__pb2.PrepareModelRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_worker__pb2.PrepareModelResponse.SerializeToString,
+            ),
+            'ChangeControl': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeControl,
+                    request_deserializer=evercurrent_dot_v1_dot_worker__pb2.ChangeControlRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_worker__pb2.ChangeControlResponse.SerializeToString,
+            ),
+            'FollowControl': grpc.unary_unary_rpc_method_handler(
+                    servicer.FollowControl,
+                    request_deserializer=evercurrent_dot_v1_dot_worker__pb2.FollowControlRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_worker__pb2.FollowControlResponse.SerializeToString,
+            ),
+            'Compare': grpc.unary_unary_rpc_method_handler(
+                    servicer.Compare,
+                    request_deserializer=evercurrent_dot_v1_dot_worker__pb2.CompareRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_worker__pb2.CompareResponse.SerializeToString,
+            ),
+            'Quarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.Quarantined,
+                    request_deserializer=evercurrent_dot_v1_dot_worker__pb2.QuarantinedRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_worker__pb2.QuarantinedResponse.SerializeToString,
+            ),
+            'Unquarantine': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unquarantine,
+                    request_deserializer=evercurrent_dot_v1_dot_worker__pb2.UnquarantineRequest.FromString,
+                    response_serializer=evercurrent_dot_v1_dot_worker__pb2.UnquarantineResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -358,6 +479,195 @@ class WorkerService:
             '/evercurrent.v1.WorkerService/TopUsers',
             evercurrent_dot_v1_dot_worker__pb2.TopUsersRequest.SerializeToString,
             evercurrent_dot_v1_dot_worker__pb2.TopUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evercurrent.v1.WorkerService/ReadModels',
+            evercurrent_dot_v1_dot_worker__pb2.ReadModelsRequest.SerializeToString,
+            evercurrent_dot_v1_dot_worker__pb2.ReadModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrepareModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evercurrent.v1.WorkerService/PrepareModel',
+            evercurrent_dot_v1_dot_worker__pb2.PrepareModelRequest.SerializeToString,
+            evercurrent_dot_v1_dot_worker__pb2.PrepareModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeControl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evercurrent.v1.WorkerService/ChangeControl',
+            evercurrent_dot_v1_dot_worker__pb2.ChangeControlRequest.SerializeToString,
+            evercurrent_dot_v1_dot_worker__pb2.ChangeControlResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowControl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evercurrent.v1.WorkerService/FollowControl',
+            evercurrent_dot_v1_dot_worker__pb2.FollowControlRequest.SerializeToString,
+            evercurrent_dot_v1_dot_worker__pb2.FollowControlResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Compare(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evercurrent.v1.WorkerService/Compare',
+            evercurrent_dot_v1_dot_worker__pb2.CompareRequest.SerializeToString,
+            evercurrent_dot_v1_dot_worker__pb2.CompareResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Quarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evercurrent.v1.WorkerService/Quarantined',
+            evercurrent_dot_v1_dot_worker__pb2.QuarantinedRequest.SerializeToString,
+            evercurrent_dot_v1_dot_worker__pb2.QuarantinedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unquarantine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evercurrent.v1.WorkerService/Unquarantine',
+            evercurrent_dot_v1_dot_worker__pb2.UnquarantineRequest.SerializeToString,
+            evercurrent_dot_v1_dot_worker__pb2.UnquarantineResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -14,7 +14,7 @@ import grpc.aio
 
 from evercurrent.client import Client, Parts, connect
 from evercurrent.errors import abort, rejection
-from evercurrent.v1 import admin_pb2, admin_pb2_grpc, session_pb2_grpc
+from evercurrent.v1 import admin_pb2, admin_pb2_grpc, description_pb2, session_pb2_grpc
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EventColumns, IndexedRejection, ResultColumns
 from evercurrent.v1.session_pb2 import (
@@ -35,10 +35,10 @@ from evercurrent.v1.session_pb2 import (
     Watermark,
 )
 
-MODEL = admin_pb2.ModelDescription(
+MODEL = description_pb2.ModelDescription(
     name="played",
-    ids=[admin_pb2.IdField(name="deed", size=1000)],
-    outcome=admin_pb2.OUTCOME_KIND_VALUE,
+    ids=[description_pb2.IdField(name="deed", size=1000)],
+    outcome=description_pb2.OUTCOME_KIND_VALUE,
     outcome_width=1,
     prediction_width=1,
 )

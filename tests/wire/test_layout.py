@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evercurrent.errors import Refused
-from evercurrent.v1 import admin_pb2
+from evercurrent.v1 import description_pb2
 from evercurrent.v1.columns_pb2 import EventColumns
 from evercurrent.v1.wire_pb2 import WireEventColumns
 from evercurrent.wire import Event, Layout, Records
@@ -26,7 +26,7 @@ layouts = st.one_of(
         Layout,
         num_ids=st.integers(0, 3),
         num_features=st.integers(0, 3),
-        outcome=st.just(admin_pb2.OUTCOME_KIND_VECTOR),
+        outcome=st.just(description_pb2.OUTCOME_KIND_VECTOR),
         outcome_width=st.integers(1, 3),
         prediction_width=st.integers(1, 3),
     ),
@@ -34,7 +34,7 @@ layouts = st.one_of(
         Layout,
         num_ids=st.integers(0, 3),
         num_features=st.integers(0, 3),
-        outcome=st.sampled_from([admin_pb2.OUTCOME_KIND_VALUE, admin_pb2.OUTCOME_KIND_CHOICE]),
+        outcome=st.sampled_from([description_pb2.OUTCOME_KIND_VALUE, description_pb2.OUTCOME_KIND_CHOICE]),
         outcome_width=st.just(1),
         prediction_width=st.integers(1, 3),
     ),
@@ -162,6 +162,6 @@ def test_result_columns_hold_the_results_under_the_clients_tags(layout: Layout, 
 
 
 def test_bytes_that_are_no_whole_number_of_records_are_refused() -> None:
-    layout = Layout(2, 2, admin_pb2.OUTCOME_KIND_VALUE, 1, 1)
+    layout = Layout(2, 2, description_pb2.OUTCOME_KIND_VALUE, 1, 1)
     with pytest.raises(Refused, match="no whole number"):
         layout.events(bytes(layout.event_dtype.itemsize + 1))

@@ -13,7 +13,7 @@ import pytest
 from ulid import ULID
 
 from evercurrent.slots import slot_of, user_key
-from evercurrent.v1 import admin_pb2
+from evercurrent.v1 import description_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import EVENT_KIND_NO_OUTCOME, EVENT_KIND_OBSERVATION
 from evercurrent.wire import Layout, Records
@@ -29,9 +29,9 @@ SESSION = int(ULID.from_str("01JDFFFFFFFFFFFFFFFFFFFFFZ"))
 DAY_US = 86_400_000_000
 FIRST_DAY_US = 1_769_817_600_000_000  # 2026-01-31
 
-VALUE = Layout(2, 1, admin_pb2.OUTCOME_KIND_VALUE, 1, 2)
-CHOICE = Layout(1, 0, admin_pb2.OUTCOME_KIND_CHOICE, 1, 3)
-VECTOR = Layout(0, 2, admin_pb2.OUTCOME_KIND_VECTOR, 2, 1)
+VALUE = Layout(2, 1, description_pb2.OUTCOME_KIND_VALUE, 1, 2)
+CHOICE = Layout(1, 0, description_pb2.OUTCOME_KIND_CHOICE, 1, 3)
+VECTOR = Layout(0, 2, description_pb2.OUTCOME_KIND_VECTOR, 2, 1)
 
 
 @dataclass
