@@ -14,8 +14,9 @@ from ulid import ULID
 
 from evercurrent.slots import NUM_SLOTS
 from evercurrent.v1 import storage_pb2 as pb
-from persistence.errors import Damaged, SchemaMismatch
+from persistence.errors import Damaged
 from persistence.keys import journal_prefix
+from persistence.packing import packed_width, packing_of, part_messages
 from persistence.rows import SESSION_FIELDS, Rows
 from persistence.store import checked_listing
 
@@ -49,14 +50,15 @@ def read_slot(body: bytes) -> pb.SlotRecord:
     return record
 
 
-def record_body(rows: Rows, index: int, model: str) -> bytes:
+def record_body(rows: Rows, index: int) -> bytes:
     """The record of one user among rows; of a forgotten one a tombstone that does not say who it was."""
-    record = pb.UserRecord(format=FORMAT, version=int(rows.versions[index]), model=model)
+    record = pb.UserRecord(format=FORMAT, version=int(rows.versions[index]), model=rows.packing[0].version)
     record.floor_high, record.floor_low = rows.floors[index].tolist()
     if rows.forgotten[index]:
         record.forgotten = True
     else:
         record.user = rows.users[index]
+        record.parts.extend(part_messages(rows.packing))
         record.state = rows.states[index].astype("<f4").tobytes()
         for high, low, last_seq, lost, _ in rows.sessions_of(index).tolist():
             record.sessions.add(id_high=high, id_low=low, last_seq=last_seq, lost=lost)
@@ -68,17 +70,22 @@ def damaged_body(user: str, model: str) -> bytes:
     return _sealed(pb.UserRecord(format=FORMAT, user=user, model=model, damaged=True))
 
 
-def read_record(body: bytes, user: str, slot: int, model: str, state_width: int) -> Rows:
-    """The one row of a user's record: durable as it is, and of no claim.
+def read_record(body: bytes, user: str, slot: int) -> Rows:
+    """The one row of a user's record: durable as it is, and of no claim. A tombstone's state has no numbers.
 
     Raises:
-        Damaged: the checksum is wrong, it is somebody else's, or it says that the newest state was damaged.
-        SchemaMismatch: the state is another model's.
+        Damaged: the checksum is wrong, it is somebody else's, it says that the newest state was damaged, or the state
+            has other numbers than its parts.
     """
     record = _unsealed(body)
-    if not record.forgotten:
-        _check(record, user, model, state_width)
+    if not record.forgotten and record.user != user:
+        raise Damaged("a user's record is another user's")
+    if len(record.state) % 4:
+        raise Damaged(f"the state of a user's record has {len(record.state)} bytes")
     state = np.frombuffer(record.state, "<f4").astype(np.float32)
+    packing = packing_of(record.model, record.parts, len(state))
+    if not record.forgotten and packed_width(packing) != len(state):
+        raise Damaged(f"the state of a user's record has {len(state)} numbers, its parts {packed_width(packing)}")
     sessions = [(kept.id_high, kept.id_low, kept.last_seq, kept.lost, kept.last_seq) for kept in record.sessions]
     versions = np.array([record.version], np.uint64)
     return Rows(
@@ -89,9 +96,10 @@ def read_record(body: bytes, user: str, slot: int, model: str, state_width: int)
         versions,
         np.array([record.forgotten]),
         np.array([[record.floor_high, record.floor_low]], np.uint64),
-        np.zeros((1, state_width), np.float32) if record.forgotten else state.reshape(1, state_width),
+        state.reshape(1, len(state)),
         np.array([len(sessions)], np.int32),
         np.array(sessions, np.uint64).reshape(-1, SESSION_FIELDS),
+        packing,
     )
 
 
@@ -113,13 +121,3 @@ def _unsealed(body: bytes) -> pb.UserRecord:
     if record.damaged:
         raise Damaged("the newest state of the user was found damaged in a journal")
     return record
-
-
-def _check(record: pb.UserRecord, user: str, model: str, state_width: int) -> None:
-    if record.user != user:
-        raise Damaged("a user's record is another user's")
-    if record.model != model or len(record.state) != 4 * state_width:
-        raise SchemaMismatch(
-            f"a user's record holds {len(record.state) / 4:g} numbers of model {record.model!r}; "
-            f"this worker runs {model!r}, whose state has {state_width}"
-        )

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from persistence.packing import Packing, repacked, union
+
 U64 = NDArray[np.uint64]
 LOW_MASK = (1 << 64) - 1
 
@@ -38,6 +40,8 @@ class Rows:
     num_sessions: NDArray[np.int32]
     sessions: U64
     """[S, SESSION_FIELDS]."""
+    packing: Packing
+    """What the states hold."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -63,10 +67,11 @@ class Rows:
             self.states[indices],
             counts,
             self.sessions[(first + np.arange(counts.sum())).astype(np.intp)],
+            self.packing,
         )
 
 
-def no_rows(state_width: int) -> Rows:
+def no_rows(state_width: int, packing: Packing = ()) -> Rows:
     """Nobody."""
     return Rows(
         [],
@@ -79,17 +84,21 @@ def no_rows(state_width: int) -> Rows:
         np.zeros((0, state_width), np.float32),
         np.zeros(0, np.int32),
         np.zeros((0, SESSION_FIELDS), np.uint64),
+        packing,
     )
 
 
 def joined_rows(parts: Sequence[Rows]) -> Rows:
-    """All of them, in order; at least one part."""
+    """All of them, in order, in one packing; at least one part. Raises SchemaMismatch: a version has two widths."""
     if len(parts) == 1:
         return parts[0]
-    return Rows(
-        [user for part in parts for user in part.users],
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in Rows.__slots__ if name != "users"),
-    )
+    packing = union(part.packing for part in parts)
+    states = np.concatenate([repacked(part.states, part.packing, packing) for part in parts])
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
+    return Rows(users=[user for part in parts for user in part.users], states=states, packing=packing, **columns)
+
+
+_COLUMNS = tuple(name for name in Rows.__slots__ if name not in ("users", "states", "packing"))
 
 
 def halves(number: int) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from evercurrent.v1 import storage_pb2 as pb
 from persistence.checksum import row_checksums
 from persistence.errors import Damaged
+from persistence.packing import Packing, packed_width, packing_of
 from persistence.rows import SESSION_FIELDS, U64, Rows, joined_rows, no_rows
 
 FORMAT = 1
@@ -59,7 +60,8 @@ class SegmentWriter:
         self.num_bytes += len(part)
 
     def finish(self, footer: pb.SegmentFooter) -> bytes:
-        """The whole segment; `format` and `num_rows` of the footer are filled in. One copy of it all: off the loop."""
+        """The whole segment; `format` and `num_rows` of the footer are filled in, and it says what the states pack. One
+        copy of it all: off the loop."""
         sealed = pb.SegmentFooter()
         sealed.CopyFrom(footer)
         sealed.num_rows = self.num_rows
@@ -91,7 +93,7 @@ def read_segment(body: bytes) -> Segment:
     Without rows the width of a state may be unknown, and 0.
     """
     footer, stream = _split(body)
-    parts, damaged = _read_rows(stream) if len(stream) else ([no_rows(0)], [])
+    parts, damaged = _read_rows(stream, footer) if len(stream) else ([no_rows(0)], [])
     rows = joined_rows(parts)
     if len(rows) + len(damaged) != footer.num_rows:
         raise Damaged(f"the segment holds {len(rows) + len(damaged)} rows, its footer says {footer.num_rows}")
@@ -176,20 +178,29 @@ def _ulids(halves_N2: U64) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(_ULID, len(halves_N2), [None, pa.py_buffer(halves_N2.astype(">u8"))])
 
 
-def _read_rows(stream: memoryview) -> tuple[list[Rows], list[str]]:
+def _read_rows(stream: memoryview, footer: pb.SegmentFooter) -> tuple[list[Rows], list[str]]:
     """The whole rows of an Arrow stream, in parts, and the users of the others."""
     try:
         with pa.ipc.open_stream(pa.py_buffer(stream)) as reader:
             state_width = _state_width(reader.schema)
-            parts, damaged = [no_rows(state_width)], []
+            packing = _packing(footer, state_width)
+            parts, damaged = [no_rows(state_width, packing)], []
             for batch in reader:
                 batch.validate(full=True)
-                whole, broken = _whole(batch, state_width)
+                whole, broken = _whole(batch, state_width, packing)
                 parts.append(whole)
                 damaged += broken
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Damaged(f"the rows of the segment cannot be read: {error}") from error
     return parts, damaged
+
+
+def _packing(footer: pb.SegmentFooter, state_width: int) -> Packing:
+    """What the states hold. Raises ValueError if it does not fit their width."""
+    packing = packing_of(footer.model, footer.parts, state_width)
+    if packed_width(packing) != state_width:
+        raise ValueError(f"states have {state_width} numbers, their parts {packed_width(packing)}")
+    return packing
 
 
 def _state_width(schema: pa.Schema) -> int:
@@ -201,18 +212,18 @@ def _state_width(schema: pa.Schema) -> int:
     return int(kind.list_size)
 
 
-def _whole(batch: pa.RecordBatch, state_width: int) -> tuple[Rows, list[str]]:
+def _whole(batch: pa.RecordBatch, state_width: int, packing: Packing) -> tuple[Rows, list[str]]:
     if any(column.null_count for column in batch.columns):
         raise ValueError("a field is missing")
     keys = batch["user"].to_pylist()
-    rows = _rows(batch, keys, state_width)
+    rows = _rows(batch, keys, state_width, packing)
     is_whole = row_checksums(rows, keys) == batch["checksum"].to_numpy()
     if is_whole.all():
         return rows, []
     return rows.take(np.flatnonzero(is_whole)), [rows.users[index] for index in np.flatnonzero(~is_whole)]
 
 
-def _rows(batch: pa.RecordBatch, keys: Sequence[bytes], state_width: int) -> Rows:
+def _rows(batch: pa.RecordBatch, keys: Sequence[bytes], state_width: int, packing: Packing) -> Rows:
     ends: NDArray[np.int32] = batch["sessions"].offsets.to_numpy()
     sessions = batch["sessions"].values.values.to_numpy().reshape(-1, SESSION_FIELDS)
     return Rows(
@@ -226,6 +237,7 @@ def _rows(batch: pa.RecordBatch, keys: Sequence[bytes], state_width: int) -> Row
         batch[_STATE].values.to_numpy()[: len(keys) * state_width].reshape(len(keys), state_width),
         np.diff(ends),
         sessions[ends[0] : ends[-1]],
+        packing,
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -30,6 +30,7 @@ from persistence.keys import (
     slot_key,
     slots_of_keys,
 )
+from persistence.packing import Part, unpacked
 from persistence.record import read_record, read_slot
 from persistence.rows import Rows, halves, joined_rows
 from persistence.segment import Segment, read_segment
@@ -41,7 +42,7 @@ GETS_MAX = 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class States:
-    """Users of one model, none of them forgotten."""
+    """Users of one model version, none of them forgotten. One who has states of several versions is in several."""
 
     model: str
     rows: Rows
@@ -60,15 +61,15 @@ class SlotStates:
 class _Found:
     """The newest row of each user of some slots, by record key: where it stands in `parts`."""
 
-    parts: list[States] = field(default_factory=list)
+    parts: list[Rows] = field(default_factory=list)
     newest: dict[str, tuple[int, int]] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
 
-    def add(self, part: States) -> None:
+    def add(self, part: Rows) -> None:
         """Rows that count, unless a higher version is known; on a tie the later ones."""
         self.parts.append(part)
-        versions, slots = part.rows.versions.tolist(), part.rows.slots.tolist()
-        for index, user in enumerate(part.rows.users):
+        versions, slots = part.versions.tolist(), part.slots.tolist()
+        for index, user in enumerate(part.users):
             key = record_key(slots[index], user)
             self.damaged.pop(key, None)
             if key not in self.newest or versions[index] >= self.version(key):
@@ -77,7 +78,7 @@ class _Found:
     def version(self, key: str) -> int:
         """The version of a user's newest row; -1 without one."""
         part, index = self.newest.get(key, (0, -1))
-        return -1 if index < 0 else int(self.parts[part].rows.versions[index])
+        return -1 if index < 0 else int(self.parts[part].versions[index])
 
     def spoil(self, key: str, name: str) -> None:
         """The newest row of a user cannot be read, so that older ones say nothing."""
@@ -85,16 +86,22 @@ class _Found:
         self.damaged[key] = name
 
     def states(self) -> list[States]:
-        """Who is not forgotten, by model and width."""
+        """Who is not forgotten, by model version and width."""
         chosen = defaultdict[int, list[int]](list)
-        for part, index in self.newest.values():
-            if not self.parts[part].rows.forgotten[index]:
-                chosen[part].append(index)
-        alike = defaultdict[tuple[str, int], list[Rows]](list)
-        for part, indices in chosen.items():
-            rows = self.parts[part].rows
-            alike[self.parts[part].model, rows.states.shape[1]].append(rows.take(np.array(indices, np.intp)))
-        return [States(model, joined_rows(parts)) for (model, _), parts in alike.items()]
+        for place, index in self.newest.values():
+            if not self.parts[place].forgotten[index]:
+                chosen[place].append(index)
+        alike = defaultdict[Part, list[Rows]](list)
+        for place, indices in chosen.items():
+            rows = self.parts[place].take(np.array(indices, np.intp))
+            for part in rows.packing:
+                of_version = unpacked(rows.states, rows.packing, part.version)
+                assert of_version is not None, part
+                states, has = of_version
+                alone = replace(rows, states=states, packing=(part,))
+                if has.any():
+                    alike[part].append(alone.take(np.flatnonzero(has)))
+        return [States(part.version, joined_rows(parts)) for part, parts in alike.items()]
 
 
 async def read_states(store: ObjectStore) -> AsyncIterator[SlotStates]:
@@ -171,7 +178,7 @@ def _newest(segments: Sequence[Segment], slots: Iterable[int]) -> Mapping[int, _
         if segment.footer.number < first:
             continue
         for slot, rows in _by_slot(segment.rows):
-            found[slot].add(States(segment.footer.model, rows))
+            found[slot].add(rows)
         for user in segment.damaged:
             slot = slot_of(user)
             if slot in found:
@@ -198,21 +205,21 @@ async def _read_records(store: ObjectStore, slot: int, found: _Found) -> None:
         except Damaged:
             found.spoil(key, key)
             continue
-        if key not in found.damaged and int(stored.rows.versions[0]) > found.version(key):
+        if key not in found.damaged and int(stored.versions[0]) > found.version(key):
             found.parts.append(stored)
             found.newest[key] = (len(found.parts) - 1, 0)
 
 
-def _read_record(key: str, body: bytes, slot: int) -> States:
+def _read_record(key: str, body: bytes, slot: int) -> Rows:
     """A user's record, of whatever user and model it is. Raises Damaged."""
     try:
         record = UserRecord.FromString(SealedUserRecord.FromString(body).record)
     except DecodeError as error:
         raise Damaged("a user's record cannot be read") from error
-    rows = read_record(body, record.user, slot, record.model, len(record.state) // 4)
+    rows = read_record(body, record.user, slot)
     if not record.forgotten and record_key(slot, record.user) != key:
         raise Damaged("a user's record is another user's")
-    return States(record.model, rows)
+    return rows
 
 
 async def _get_all(store: ObjectStore, keys: Sequence[str]) -> list[tuple[str, bytes | None]]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from evercurrent.errors import Refused, rejection
 from evercurrent.v1 import observation_pb2 as pb
-from persistence.errors import SchemaMismatch, StoreError
+from persistence.errors import StoreError
 from persistence.keys import SLOTS_PREFIX, slot_key, slots_of_keys
 from persistence.rows import Rows, joined_rows, no_rows
 from worker.flows import (
@@ -234,7 +234,7 @@ class Claims:
 
     def _journaled_rows(self, owner: str, left: Mapping[int, Read]) -> Flow[Rows]:
         """The rows of slots in their owner's journal, which no longer changes them."""
-        newest = yield from read_journal(owner, {slot: read.claim for slot, read in left.items()}, self._me.model)
+        newest = yield from read_journal(owner, {slot: read.claim for slot, read in left.items()})
         if newest.damaged:
             logger.error("rows are damaged journal=%s num_users=%d", owner, len(newest.damaged))
             yield from self._residency.mark_damaged(newest.damaged)
@@ -243,10 +243,8 @@ class Claims:
     def _bring_in(self, left: dict[int, Read], reads: Sequence[Read], parts: Sequence[Rows]) -> Flow[None]:
         """Begin claims on slots, make the rows that came with them resident, and serve each slot when its last row is
         in. Slots whose rows find no room for long are given up: no record names these claims."""
-        width = self._residents.slab.state.shape[1]
         for part in parts:
-            if len(part) and part.states.shape[1] != width:
-                raise SchemaMismatch(f"stored states have {part.states.shape[1]} numbers; {self._me.model} has {width}")
+            self._residents.check(part)
         waiting = sorted(read.slot for read in reads)
         sort = partial(_by_slot, parts, waiting)
         # Few are sorted at once: users wait, and a thread may take long to get its turn.

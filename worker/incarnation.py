@@ -72,12 +72,11 @@ class Incarnation:
         self.clock_us = clock_us
         self.leaving = asyncio.Event()
         """Set when routers are to go."""
-        self.residents = Residents(model.initial_state().detach().numpy(), plan.residents_max)
-        self.acting = Acting(store, WorkerPeers(model.name, plan.timing.dead_after_us / US_PER_S))
+        self.residents = Residents(model.initial_state().detach().numpy(), plan.residents_max, model.name)
+        self.acting = Acting(store, WorkerPeers(plan.timing.dead_after_us / US_PER_S))
         self.ownership = Ownership(
             self.name,
             plan.address,
-            model.name,
             self.residents,
             plan.timing,
             clock_us,

@@ -18,6 +18,7 @@ from evercurrent.v1.storage_pb2 import Attempt as AttemptMessage
 from evercurrent.v1.storage_pb2 import SegmentFooter
 from persistence.errors import StoreError
 from persistence.keys import segment_key, slot_key
+from persistence.packing import Packing, packed_width, part_messages
 from persistence.segment import SegmentWriter, seal_body
 from worker.flows import (
     TOGETHER_MAX,
@@ -122,12 +123,13 @@ class Journal:
         began_us = self._me.clock_us()
         self._busy_us = 0
         number = self.landed + 1
-        writer = SegmentWriter(self._residents.slab.state.shape[1])
-        parts = yield from self._gather(writer)
+        packing = self._residents.packing
+        writer = SegmentWriter(packed_width(packing))
+        parts = yield from self._gather(writer, packing)
         first = self._first()
         attempts = list(self._slots.attempts.items())
         self._last_segment_us = began_us
-        body = yield from self._encoded(writer, partial(self._footer, number, first, attempts), len(attempts))
+        body = yield from self._encoded(writer, partial(self._footer, number, first, attempts, packing), len(attempts))
         yield from self._append(number, body)
         self._num_rows[number] = writer.num_rows
         self.landed = number
@@ -153,7 +155,7 @@ class Journal:
         self.quick.clear()
         self.work.clear()
 
-    def _gather(self, writer: SegmentWriter) -> Flow[list[Gathered]]:
+    def _gather(self, writer: SegmentWriter, packing: Packing) -> Flow[list[Gathered]]:
         slab = self._residents.slab
         clock_us = self._me.clock_us
         parts: list[Gathered] = []
@@ -164,9 +166,12 @@ class Journal:
             if part.start:
                 yield Pause()
                 began_us = clock_us()
+                if self._residents.live.part not in packing:
+                    # A version went live meanwhile that this segment does not hold: the rest goes into the next one.
+                    break
             same = slab.generation[rows[part]] == generations[part]
             chosen = rows[part][same & self._slots.journaled(slab.slot[rows[part]])]
-            gathered, marks = self._residents.gather(chosen, self._slots.claims)
+            gathered, marks = self._residents.gather(chosen, self._slots.claims, packing)
             self._residents.send(marks)
             parts.append(marks)
             writer.add(gathered)
@@ -182,12 +187,13 @@ class Journal:
         assert isinstance(body, bytes)
         return body
 
-    def _footer(self, number: int, first: int, attempts: list[tuple[int, Attempt]]) -> SegmentFooter:
+    def _footer(self, number: int, first: int, attempts: list[tuple[int, Attempt]], packing: Packing) -> SegmentFooter:
         return SegmentFooter(
             incarnation=self._me.name,
             number=number,
             first=first,
-            model=self._me.model,
+            model=packing[0].version,
+            parts=part_messages(packing),
             attempts=[AttemptMessage(slot=slot, claim=one.record.claim, base=one.base_claim) for slot, one in attempts],
         )
 
@@ -205,7 +211,7 @@ class Journal:
         """The rows of the next segment, by slot: the changed ones, then those carried, each within its bound. Where not
         all the changed ones fit, the next segment begins with those left."""
         residents = self._residents
-        row_bytes = 4 * residents.slab.state.shape[1] + 128
+        row_bytes = 4 * packed_width(residents.packing) + 128
         changed = self._to_change()
         num_max = SEGMENT_BYTES_MAX // row_bytes
         if len(changed) > num_max:

@@ -154,7 +154,7 @@ class WorkerService:
         except ValueError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"slots: {error}")
         acting, ownership = incarnation.acting, incarnation.ownership
-        handing_over = HandingOver(self._model.name)
+        handing_over = HandingOver()
         with incarnation.releasing():
             acting.beside(handing_over.run(lambda take: acting.drive(ownership.release(claims), take)))
             async with aclosing(handing_over.messages()) as messages:

@@ -69,7 +69,6 @@ class Owner:
 
     name: str
     address: str
-    model: str
     timing: Timing
     clock_us: Callable[[], int]
     random: Random

@@ -31,14 +31,13 @@ class Ownership:
         self,
         incarnation: str,
         address: str,
-        model: str,
         residents: Residents,
         timing: Timing,
         clock_us: Callable[[], int],
         random: Random,
         start: Callable[[Flow[None]], None],
     ) -> None:
-        self._me = Owner(incarnation, address, model, timing, clock_us, random, start)
+        self._me = Owner(incarnation, address, timing, clock_us, random, start)
         self._slots = Slots()
         self._journal = Journal(self._me, self._slots, residents)
         self._residency = Residency(self._me, self._slots, residents, self._journal)

@@ -19,7 +19,7 @@ from ulid import ULID
 from evercurrent.channels import CHANNEL_OPTIONS
 from evercurrent.v1 import worker_pb2, worker_pb2_grpc
 from evercurrent.v1.storage_pb2 import SegmentFooter
-from persistence.errors import SchemaMismatch
+from persistence.packing import part_messages
 from persistence.rows import Rows
 from persistence.segment import HANDED_OVER, SegmentWriter, read_segment
 from worker.claims import Left
@@ -45,12 +45,11 @@ GONE = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED)
 class WorkerPeers:
     """Asks other workers. One that says nothing for `silence_s` counts as unreachable."""
 
-    def __init__(self, model: str, silence_s: float) -> None:
-        self._model = model
+    def __init__(self, silence_s: float) -> None:
         self._silence_s = silence_s
 
     async def ask(self, ask: AskRelease) -> Released | Dead | Unreachable:
-        """Have an incarnation release slots. Raises StoreError: what it handed over cannot be used here."""
+        """Have an incarnation release slots. Raises StoreError: what it handed over cannot be read."""
         request = worker_pb2.ReleaseRequest(incarnation=ask.incarnation)
         for slot, claim in ask.claims.items():
             request.slots.add(slot=slot, claim=str(ULID.from_int(claim)))
@@ -77,8 +76,6 @@ class WorkerPeers:
             kept.update(response.kept)
             if response.rows:
                 segment = await _apart(len(response.rows), read_segment, response.rows)
-                if segment.footer.model != self._model:
-                    raise SchemaMismatch(f"the owner serves {segment.footer.model}, this worker {self._model}")
                 if segment.damaged:
                     return Unreachable()
                 rows.append(segment.rows)
@@ -104,8 +101,7 @@ class WorkerPeers:
 class HandingOver:
     """A release on its way to an asker, a message at a time; rows that come after the asker has gone are dropped."""
 
-    def __init__(self, model: str) -> None:
-        self._model = model
+    def __init__(self) -> None:
         # Rows that wait and rows that are being encoded, by `_room` one of each at most; then the two that end it.
         self._messages: asyncio.Queue[worker_pb2.ReleaseResponse | None] = asyncio.Queue(4)
         self._room = asyncio.Semaphore(1)
@@ -140,7 +136,7 @@ class HandingOver:
                 self._room.release()
                 return
             part = rows.take(np.arange(start, min(start + per_message, len(rows))))
-            body = await _apart(len(part) * row_bytes, _encoded, part, self._model)
+            body = await _apart(len(part) * row_bytes, _encoded, part)
             self._messages.put_nowait(worker_pb2.ReleaseResponse(rows=body))
 
 
@@ -151,7 +147,9 @@ async def _apart(num_bytes: int, work: Callable[P, T], *args: P.args, **kwargs: 
     return await asyncio.to_thread(work, *args, **kwargs)
 
 
-def _encoded(rows: Rows, model: str) -> bytes:
+def _encoded(rows: Rows) -> bytes:
     writer = SegmentWriter(rows.states.shape[1])
     writer.add(rows)
-    return writer.finish(SegmentFooter(number=HANDED_OVER, model=model))
+    return writer.finish(
+        SegmentFooter(number=HANDED_OVER, model=rows.packing[0].version, parts=part_messages(rows.packing))
+    )

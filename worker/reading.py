@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from evercurrent.slots import NUM_SLOTS, slot_of
-from persistence.errors import Damaged, SchemaMismatch, StoreError
+from persistence.errors import Damaged, StoreError
 from persistence.keys import is_segment_key, journal_prefix, segment_key, segment_of_key
 from persistence.rows import Rows, halves, joined_rows, no_rows
 from persistence.segment import Segment, read_footer, seal_body
@@ -36,11 +36,10 @@ class JournalReader:
     """Takes the segments of a journal from the newest to the oldest and keeps the newest row of each user, under the
     wanted claims, by slot. Pure."""
 
-    def __init__(self, claims: Mapping[int, int], model: str) -> None:
+    def __init__(self, claims: Mapping[int, int]) -> None:
         self.first = 0
         """Where the journal begins: what the newest segment that is no seal says."""
         self._claims = claims
-        self._model = model
         self._wanted = np.zeros((NUM_SLOTS, 2), np.uint64)
         for slot, claim in claims.items():
             self._wanted[slot] = halves(claim)
@@ -49,18 +48,16 @@ class JournalReader:
         self._parts = list[Rows]()
 
     def take(self, segments: Sequence[Segment]) -> None:
-        """The next older segments. Raises SchemaMismatch: the journal is another model's."""
+        """The next older segments."""
         for segment in segments:
             if segment.footer.seal:
                 continue
-            if segment.footer.model != self._model:
-                raise SchemaMismatch(f"the journal {segment.footer.incarnation} is of {segment.footer.model}")
             self.first = self.first or segment.footer.first
             if segment.footer.number >= self.first:
                 self._take(segment)
 
     def newest(self) -> Newest:
-        """What was found."""
+        """What was found. Raises SchemaMismatch: a version has states of two widths."""
         rows = joined_rows(self._parts or [no_rows(0)])
         return Newest(rows.take(np.argsort(rows.slots, kind="stable")), frozenset(self._damaged))
 
@@ -77,15 +74,15 @@ class JournalReader:
             self._parts.append(rows.take(np.array(new, np.intp)))
 
 
-def read_journal(incarnation: str, claims: Mapping[int, int], model: str) -> Flow[Newest]:
+def read_journal(incarnation: str, claims: Mapping[int, int]) -> Flow[Newest]:
     """The newest row of each user under these claims, in a journal that no longer changes them.
 
     Raises:
-        StoreError: the store fails, a segment is damaged, or the states are another model's.
+        StoreError: the store fails, a segment is damaged, or a version has states of two widths.
     """
     while True:
         keys = yield from _segments_of(incarnation)
-        reader = yield Offload(partial(JournalReader, claims, model))
+        reader = yield Offload(partial(JournalReader, claims))
         assert isinstance(reader, JournalReader)
         if (yield from _read_all(reader, keys)):
             newest = yield Offload(reader.newest)

@@ -71,7 +71,7 @@ class Residency:
         """Have records say that these users' newest states are damaged, before their slots are claimed: the rows that
         show it count no more then, and nobody may take something older for the newest. Raises StoreError."""
         for user in users:
-            key, body = record_key(slot_of(user), user), damaged_body(user, self._me.model)
+            key, body = record_key(slot_of(user), user), damaged_body(user, self._residents.live.version)
             while True:
                 stored = yield Get(key)
                 if stored is not None and stored.body == body:
@@ -128,8 +128,9 @@ class Residency:
         if not self._slots.holds(slot, claim):
             raise Refused(rejection(pb.REASON_NOT_OWNER, "", "the user moves to another worker", 100))
         if stored is not None:
-            width = self._residents.slab.state.shape[1]
-            self._residents.restore(read_record(stored.body, user, slot, self._me.model, width))
+            record = read_record(stored.body, user, slot)
+            self._residents.check(record)
+            self._residents.restore(record)
         self._admit(user, slot)
 
     # --- leaving ------------------------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ class Residency:
         for index, answer in enumerate(before):
             if isinstance(answer, StoreError):
                 continue
-            body = record_body(rows, index, self._me.model)
+            body = record_body(rows, index)
             if answer is None:
                 puts[index] = PutIfAbsent(keys[index], body)
             elif answer.body == body:
@@ -237,13 +238,14 @@ class Residency:
         """Whether a record is newer than a row: then the row's claim stands no more. One that is damaged is not.
 
         Raises:
-            SchemaMismatch: it is another model's, not to be written over.
+            SchemaMismatch: it is of a version that nothing is known of, not to be written over.
         """
         user, slot = rows.users[index], int(rows.slots[index])
         try:
-            record = read_record(stored.body, user, slot, self._me.model, rows.states.shape[1])
+            record = read_record(stored.body, user, slot)
         except Damaged:
             return False
+        self._residents.check(record)
         return _is_newer(record, rows.take(np.array([index])))
 
     # --- forgetting ---------------------------------------------------------------------------------------------

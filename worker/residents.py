@@ -7,14 +7,17 @@ store; `worker.ownership` decides when what is gathered.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evercurrent.slots import NUM_SLOTS
+from persistence.errors import SchemaMismatch
+from persistence.packing import Packing, packed, unpacked
 from persistence.rows import SESSION_FIELDS, U64, Rows
+from worker.parts import Floats, Shapes, VersionStates
 from worker.sessions import SessionLog
 from worker.slab import Indices as Indices
 from worker.slab import Slab
@@ -49,11 +52,18 @@ class Residents:
 
     `dirty` (CLEAN, DIRTY, IN_FLIGHT), `segment` (the newest that holds the row, or NOWHERE), `unlanded` (came with a
     claim and is in no segment of it yet), `landed_version` and `durable_version`, `forgotten` (a tombstone),
-    `used_us` (last use).
+    `used_us` (last use), `strikes` (updates refused in a row).
+
+    The slab's states are those of the `live` version; `others` run beside it. `shapes` are the tensors of the versions
+    whose states can be migrated. `catch_up` is called before rows are copied, so that whoever may lag does not.
     """
 
-    def __init__(self, initial_state: NDArray[np.float32], residents_max: int) -> None:
+    def __init__(self, initial_state: Floats, residents_max: int, version: str = "model") -> None:
         self.slab = Slab(initial_state, residents_max)
+        self.live = VersionStates(version, initial_state, self.slab.state)
+        self.others: dict[str, VersionStates] = {}
+        self.shapes: dict[str, Shapes] = {}
+        self.catch_up: Callable[[Indices], None] = lambda rows: None
         self.sessions = SessionLog(residents_max + 1)
         self.usage = Usage(residents_max + 1)
         rows = residents_max + 1
@@ -64,6 +74,7 @@ class Residents:
         self.durable_version = np.zeros(rows, np.uint64)
         self.forgotten = np.zeros(rows, np.bool_)
         self.used_us = np.zeros(rows, np.int64)
+        self.strikes = np.zeros(rows, np.uint16)
         self.num_unlanded = np.zeros(NUM_SLOTS, np.int64)
         self.needed: dict[int, int] = {}
         """How many rows have each segment as their newest."""
@@ -84,11 +95,10 @@ class Residents:
 
     def restore(self, rows: Rows) -> Indices:
         """Make stored users resident, CLEAN: their newest states are durable where they were read. None of them is here
-        yet, and there is room for all. Returns their rows."""
+        yet, there is room for all, and `check` has let them pass. Returns their rows."""
         at = self.slab.admit_all(rows.users, rows.slots)
         self._blank(at)
-        alive = ~rows.forgotten
-        self.slab.state[at[alive]] = rows.states[alive]
+        self._unpack(rows, at)
         self.slab.version[at] = rows.versions
         self.landed_version[at] = self.durable_version[at] = rows.durable_versions
         self.sessions.restore(at, rows.num_sessions, rows.sessions, rows.floors)
@@ -102,6 +112,36 @@ class Residents:
         self.unlanded[at] = True
         np.add.at(self.num_unlanded, rows.slots, 1)
         return at
+
+    @property
+    def packing(self) -> Packing:
+        """What a row's state packs: the live version's numbers first."""
+        return (self.live.part, *(other.part for other in self.others.values()))
+
+    def check(self, rows: Rows) -> None:
+        """See that a live state can be had of each of these. Raises SchemaMismatch."""
+        if rows.packing == (self.live.part,):
+            return
+        usable = rows.forgotten.copy()
+        for part in rows.packing:
+            found = unpacked(rows.states, rows.packing, part.version)
+            local = self.live if part.version == self.live.version else self.others.get(part.version)
+            if found is not None and (local.part == part if local else part.version in self.shapes):
+                usable |= found[1]
+        if not usable.all():
+            stored = ", ".join(f"{part.version!r} with {part.width} numbers" for part in rows.packing)
+            own = f"{self.live.version!r}, whose state has {self.live.part.width}"
+            raise SchemaMismatch(f"stored states are of {stored}; this worker runs {own}")
+
+    def swap(self, version: str) -> None:
+        """One of the others, of which every resident has a state, is the live version from now on, and the live one is
+        one of the others."""
+        coming = self.others.pop(version)
+        assert coming.present[self.slab.resident].all(), f"somebody has no state of {version}"
+        self.live.present = self.slab.resident.copy()
+        self.others = {self.live.version: self.live, **self.others}
+        self.live = coming
+        self.slab.state = coming.states
 
     def drop(self, row: int) -> None:
         """Forget a user's row. Nobody feeds it."""
@@ -123,6 +163,8 @@ class Residents:
         self.sessions.forget(row)
         self.usage.blank(row)
         self.slab.state[row] = self.slab.state[0]
+        for other in self.others.values():
+            other.present[row] = False
         self.slab.version[row] += np.uint64(1)
         self.forgotten[row] = True
         self.dirty[row] = DIRTY
@@ -156,9 +198,12 @@ class Residents:
         """Rows whose newest segment is this one."""
         return np.flatnonzero(self.segment[: self.slab.num_rows] == number)
 
-    def gather(self, rows: Indices, claims: U64) -> tuple[Rows, Gathered]:
-        """Copy rows; `claims` [slots, 2] are both halves of the claim of each slot."""
+    def gather(self, rows: Indices, claims: U64, packing: Packing | None = None) -> tuple[Rows, Gathered]:
+        """Copy rows, in today's packing or another of which the live version is a part; `claims` [slots, 2] are both
+        halves of the claim of each slot."""
         slab, sessions = self.slab, self.sessions
+        packing = self.packing if packing is None else packing
+        self.catch_up(rows)
         num_sessions, entries, floors = sessions.gather(rows)
         slots = slab.slot[rows]
         columns = np.empty((len(entries), SESSION_FIELDS), np.uint64)
@@ -167,7 +212,7 @@ class Residents:
         columns[:, 3] = sessions.lost[entries]
         columns[:, 4] = sessions.durable_seq[entries]
         forgotten = self.forgotten[rows]
-        states = slab.state[rows]
+        states = self._packed(rows, packing)
         states[forgotten] = 0
         gathered = Rows(
             slab.keys(rows),
@@ -180,6 +225,7 @@ class Residents:
             states,
             num_sessions,
             columns,
+            packing,
         )
         marks = Gathered(
             rows, slab.generation[rows], gathered.versions, num_sessions, entries, ids, columns[:, 2].copy()
@@ -251,7 +297,47 @@ class Residents:
                 self.needed[int(number)] -= int(count)
         self.segment[rows] = NOWHERE
 
+    def _packed(self, rows: Indices, packing: Packing) -> Floats:
+        """Copies of the rows' states."""
+        if packing == (self.live.part,):
+            return self.slab.state[rows]
+        parts = []
+        for part in packing:
+            if part == self.live.part:
+                parts.append((self.slab.state[rows], np.ones(len(rows), np.bool_)))
+            elif (other := self.others.get(part.version)) is not None:
+                parts.append((other.states[rows], other.present[rows]))
+            else:
+                parts.append((np.zeros((len(rows), part.width), np.float32), np.zeros(len(rows), np.bool_)))
+        return packed(parts)
+
+    def _unpack(self, rows: Rows, at: Indices) -> None:
+        """Put stored states into rows; of versions that do not run here, only what the live one makes of them."""
+        alive = ~rows.forgotten
+        if rows.packing == (self.live.part,):
+            self.slab.state[at[alive]] = rows.states[alive]
+            return
+        lacking = alive.copy()
+        for local in (self.live, *self.others.values()):
+            found = unpacked(rows.states, rows.packing, local.version) if local.part in rows.packing else None
+            if found is None:
+                continue
+            here = found[1] & alive
+            local.put(at[here], found[0][here])
+            if local is self.live:
+                lacking &= ~here
+        for part in rows.packing:
+            found = unpacked(rows.states, rows.packing, part.version) if part.version in self.shapes else None
+            if found is None or not (here := found[1] & lacking).any():
+                continue
+            assert self.live.migrate is not None, "nobody said how to migrate"
+            self.live.put(at[here], self.live.migrate(found[0][here], self.shapes[part.version]))
+            lacking &= ~here
+
     def _blank(self, rows: Indices) -> None:
+        for other in self.others.values():
+            other.present[rows] = False
+        self.strikes[rows] = 0
         self.dirty[rows] = CLEAN
         self.segment[rows] = NOWHERE
         self.unlanded[rows] = self.forgotten[rows] = False

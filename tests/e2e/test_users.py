@@ -115,7 +115,7 @@ async def test_a_forgotten_user_is_nowhere_and_begins_anew() -> None:
         slot = service.core.worker_of("", "ann")[0]
         tombstone = await store.get(record_key(slot, "\0ann"))
         assert tombstone is not None
-        assert read_record(tombstone.body, "\0ann", slot, "counting", 5).forgotten.tolist() == [True]
+        assert read_record(tombstone.body, "\0ann", slot).forgotten.tolist() == [True]
         assert await forget(service, "ann") == ForgetUserResponse()
 
         old = Conversation(service)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from persistence import Stored
 from persistence.errors import Damaged
 from persistence.keys import record_key, segment_key, slot_key
 from persistence.memory import MemoryStore
+from persistence.packing import Part
 from persistence.record import record_body, slot_body
 from persistence.rows import Rows, halves, joined_rows
 from persistence.segment import SegmentWriter, seal_body
@@ -39,6 +41,7 @@ def row(user: str, version: int, value: float, claim: str = CLAIM, forgotten: bo
         np.array([[value, -value]], np.float32),
         np.array([len(sessions)], np.int32),
         sessions,
+        (Part("m", WIDTH),),
     )
 
 
@@ -62,7 +65,8 @@ def segment(
 
 
 def record(store: MemoryStore, rows: Rows, model: str = "m") -> None:
-    put(store, record_key(int(rows.slots[0]), rows.users[0]), record_body(rows, 0, model))
+    body = record_body(replace(rows, packing=(Part(model, WIDTH),)), 0)
+    put(store, record_key(int(rows.slots[0]), rows.users[0]), body)
 
 
 async def states(store: MemoryStore) -> Mapping[str, tuple[int, float]]:
@@ -168,7 +172,7 @@ async def test_states_of_two_models_stay_apart(store: MemoryStore) -> None:
     )
     segment(store, 1, row(ALICE, 1, 0.5))
     wide = row(twin, 2, 0.25)
-    record(store, Rows(wide.users, *(getattr(wide, name) for name in Rows.__slots__[1:])), model="other")
+    record(store, wide, model="other")
     found = [(part.model, part.rows.users) async for slot in read_states(store) for part in slot.states]
     assert sorted(found) == [("m", [ALICE]), ("other", [twin])]
 
@@ -203,7 +207,7 @@ async def test_what_is_damaged_is_named_and_the_rest_is_read(store: MemoryStore)
 async def test_a_record_at_another_users_key_is_damaged(store: MemoryStore) -> None:
     claim(store, ALICE)
     key = record_key(slot_of(ALICE), ALICE)
-    put(store, key, record_body(row(BOB, 1, 0.5), 0, "m"))
+    put(store, key, record_body(row(BOB, 1, 0.5), 0))
     assert await damaged(store) == [key]
 
 

@@ -14,6 +14,7 @@ from evercurrent.errors import rejection
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.storage_pb2 import Attempt as AttemptMessage
 from persistence.keys import record_key
+from persistence.packing import packed_width
 from persistence.rows import Rows
 from persistence.segment import Segment, SegmentWriter
 from persistence.store import Stored
@@ -46,8 +47,8 @@ def read_before_the_seal(patch: Patch) -> None:
         unsealed.add(incarnation)
         yield from ()
 
-    def read_first(incarnation: str, claims: Mapping[int, int], model: str) -> Flow[Newest]:
-        newest = yield from read_journal(incarnation, claims, model)
+    def read_first(incarnation: str, claims: Mapping[int, int]) -> Flow[Newest]:
+        newest = yield from read_journal(incarnation, claims)
         if incarnation in unsealed:
             unsealed.discard(incarnation)
             yield Wait(Signal(), TIMING.dead_after_us)
@@ -194,9 +195,10 @@ def two_segments_in_flight(patch: Patch) -> None:
             yield Wait(self.landing)
         number = self.landed = self.landed + 1
         self.is_in_flight = True
-        writer = SegmentWriter(self._residents.slab.state.shape[1])
-        parts = yield from self._gather(writer)
-        footer = self._footer(number, self._first(), list(self._slots.attempts.items()))
+        packing = self._residents.packing
+        writer = SegmentWriter(packed_width(packing))
+        parts = yield from self._gather(writer, packing)
+        footer = self._footer(number, self._first(), list(self._slots.attempts.items()), packing)
         self._last_segment_us = began_us
         self._me.start(lands(self, number, writer.finish(footer), parts))
 

@@ -190,7 +190,7 @@ class World:
                 return Facts.of(segment.rows, index, session)
         key = record_key(slot, user)
         if key in self.objects:
-            return Facts.of(read_record(self.objects[key], user, slot, MODEL, STATE_WIDTH), 0, session)
+            return Facts.of(read_record(self.objects[key], user, slot), 0, session)
         return Facts(0, 0, 0, 0)
 
     def _segment(self, key: str) -> tuple[Segment, dict[str, int]]:
@@ -261,11 +261,10 @@ class Process:
 
     def __post_init__(self) -> None:
         self.incarnation = f"{self.name}/{self.life:026d}"
-        self.residents = Residents(np.zeros(STATE_WIDTH, np.float32), self.residents_max)
+        self.residents = Residents(np.zeros(STATE_WIDTH, np.float32), self.residents_max, MODEL)
         self.ownership = Ownership(
             self.incarnation,
             f"{self.name}:1",
-            MODEL,
             self.residents,
             TIMING,
             lambda: self.world.now_us,

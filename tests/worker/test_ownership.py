@@ -11,7 +11,7 @@ import pytest
 from evercurrent.v1 import observation_pb2 as pb
 from persistence.keys import JOURNAL_PREFIX, SLOTS_PREFIX, journal_prefix, record_key, slot_key
 from persistence.record import read_record
-from tests.sim.world import MODEL, MS, STATE_WIDTH, TIMING, Ask, Process, Watch, World, next_hash
+from tests.sim.world import MS, TIMING, Ask, Process, Watch, World, next_hash
 from worker.flows import Effect, ReadSegment
 
 SECOND_US = 1000 * MS
@@ -182,7 +182,7 @@ def test_a_forgotten_user_leaves_a_tombstone_and_begins_anew_with_other_sessions
     scene.settle()
     assert told == [True]
     assert "ann" not in set(worker.residents.slab)
-    record = read_record(scene.world.objects[record_key(0, "ann")], "ann", 0, MODEL, STATE_WIDTH)
+    record = read_record(scene.world.objects[record_key(0, "ann")], "ann", 0)
     assert (record.forgotten.tolist(), record.versions.tolist(), record.floors.tolist()) == ([True], [3], [[0, 1]])
     row = scene.here(worker, "ann", 0)
     assert worker.residents.slab.state[row].tolist() == [0, 0]
@@ -203,7 +203,7 @@ def test_a_forgotten_user_whose_slot_moves_stays_forgotten(scene: Scene) -> None
     scene.settle()
     assert told == [False]
     assert heir.ownership.serves(0)
-    record = read_record(scene.world.objects[record_key(0, "ann")], "ann", 0, MODEL, STATE_WIDTH)
+    record = read_record(scene.world.objects[record_key(0, "ann")], "ann", 0)
     assert record.forgotten.tolist() == [True]
     assert scene.state(heir, "ann", 0) == [0, 0]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persistence.rows import Rows
+from persistence.packing import Part
+from persistence.rows import Rows, joined_rows
 from worker.residents import CLEAN, DIRTY, IN_FLIGHT, NOWHERE, Residents
 
 USERS = [f"user-{number}" for number in range(12)]
@@ -31,19 +30,13 @@ def a_row(number: int, version: int, is_forgotten: bool, num_sessions: int) -> R
         np.full((1, STATE_WIDTH), 0 if is_forgotten else number, np.float32),
         np.array([num_sessions], np.int32),
         np.array(sessions, np.uint64).reshape(-1, 5),
+        (Part("model", STATE_WIDTH),),
     )
 
 
 rows_of = st.builds(a_row, st.integers(0, len(USERS) - 1), st.integers(0, 5), st.booleans(), st.integers(0, 3))
 some_rows = st.lists(rows_of, max_size=6, unique_by=lambda rows: rows.users[0])
 steps = st.lists(st.tuples(some_rows, st.lists(st.sampled_from(USERS), max_size=5, unique=True)), max_size=8)
-
-
-def joined(parts: Sequence[Rows]) -> Rows:
-    return Rows(
-        [user for part in parts for user in part.users],
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in Rows.__slots__ if name != "users"),
-    )
 
 
 def facts(residents: Residents) -> dict[str, tuple[object, ...]]:
@@ -84,7 +77,7 @@ def test_many_come_and_go_as_one_by_one(script: list[tuple[list[Rows], list[str]
     for coming, going in script:
         new = [rows for rows in coming if bulk.slab.find(rows.users[0]) is None][: bulk.slab.num_free]
         if new:
-            at = bulk.take_over(joined(new))
+            at = bulk.take_over(joined_rows(new))
             assert [bulk.slab.key(row) for row in at.tolist()] == [rows.users[0] for rows in new]
             for rows in new:
                 (row,) = single.take_over(rows).tolist()
@@ -123,7 +116,7 @@ def test_changed_rows_are_found_wherever_they_are(num_rows: int) -> None:
 
 def test_who_came_with_a_claim_is_what_was_stored_and_in_no_segment() -> None:
     residents = Residents(np.array([7, 7], np.float32), RESIDENTS_MAX)
-    at = residents.take_over(joined([a_row(1, 4, False, 2), a_row(2, 3, True, 0)]))
+    at = residents.take_over(joined_rows([a_row(1, 4, False, 2), a_row(2, 3, True, 0)]))
     assert residents.slab.state[at].tolist() == [[1, 1], [7, 7]]
     assert residents.slab.version[at].tolist() == [5, 4]
     assert residents.forgotten[at].tolist() == [False, True]
@@ -136,7 +129,7 @@ def test_who_came_with_a_claim_is_what_was_stored_and_in_no_segment() -> None:
 def test_nobody_comes_twice_or_beyond_the_bound() -> None:
     residents = Residents(np.zeros(STATE_WIDTH, np.float32), 1)
     with pytest.raises(AssertionError, match="no room"):
-        residents.take_over(joined([a_row(1, 0, False, 0), a_row(2, 0, False, 0)]))
+        residents.take_over(joined_rows([a_row(1, 0, False, 0), a_row(2, 0, False, 0)]))
     residents.take_over(a_row(1, 0, False, 0))
     residents.slab.residents_max = 2
     with pytest.raises(AssertionError, match="is here"):
@@ -159,7 +152,7 @@ def test_a_forgotten_users_sessions_do_not_begin_anew() -> None:
 def test_parts_are_all_rows_in_use_and_those_of_slots_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.residents.SCAN_ROWS", 3)
     residents = Residents(np.zeros(STATE_WIDTH, np.float32), RESIDENTS_MAX)
-    at = residents.take_over(joined([a_row(number, 0, False, 0) for number in range(8)]))
+    at = residents.take_over(joined_rows([a_row(number, 0, False, 0) for number in range(8)]))
     mask = np.zeros(4096, np.bool_)
     mask[1] = True
     found = [row for part in residents.parts() for row in residents.of_slots(mask, part).tolist()]
@@ -168,7 +161,7 @@ def test_parts_are_all_rows_in_use_and_those_of_slots_are_found(monkeypatch: pyt
 
 def test_rows_are_as_they_were_gathered_until_anything_moves() -> None:
     residents = Residents(np.zeros(STATE_WIDTH, np.float32), RESIDENTS_MAX)
-    rows = residents.restore(joined([a_row(number, 1, False, number % 3) for number in range(6)]))
+    rows = residents.restore(joined_rows([a_row(number, 1, False, number % 3) for number in range(6)]))
     _, marks = residents.gather(rows, np.zeros((4096, 2), np.uint64))
     everyone = np.ones(6, np.bool_)
     assert residents.are_as(marks, everyone).all()
