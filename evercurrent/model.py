@@ -130,6 +130,8 @@ class Model(nn.Module, ABC):
     step_size: float = 0.1
     gradient_norm_max: float = 1e4
     state_abs_max: float = 1e6
+    quarantine_after: int = 20
+    score_max: float = math.nan
 
     @abstractmethod
     def predict(self, state_BD: Tensor, batch: Batch) -> Tensor:
@@ -139,6 +141,11 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def loss(self, prediction_BP: Tensor, batch: Batch) -> Tensor:
         """Losses [B] of those predictions, differentiable in them, finite for every valid outcome."""
+
+    def score(self, prediction_BP: Tensor, batch: Batch) -> Tensor:
+        """How far predictions, as clients see them, were from what happened: [B], 0 to `score_max`, less is better.
+        Versions are compared by it where the policy says so (SCORE_MODEL). By default there is none."""
+        raise NotImplementedError(f"{self.name} has no score of its own")
 
     def readout(self, prediction_BP: Tensor) -> Tensor:
         """What clients see of a prediction, [B, P]: say, probabilities of logits. By default the prediction itself."""

@@ -95,13 +95,13 @@ class Layout:
     @cached_property
     def result_struct(self) -> struct.Struct:
         """The same record as `result_dtype` for `struct`."""
-        body = f"<QQQQQQQIIIIf{self.prediction_width}fBB"
+        body = f"<QQQQQQQIIIIf{self.prediction_width}fBBH"
         return struct.Struct(f"{body}{self.result_dtype.itemsize - struct.calcsize(body)}x")
 
     @cached_property
     def result_marks_struct(self) -> struct.Struct:
         """Of the same record only durable_seq, tag, status and kind, at a cost that is the same for any prediction."""
-        body = f"<24xQ24xI16x{4 * self.prediction_width}xBB"
+        body = f"<24xQ24xI16x{4 * self.prediction_width}xBB2x"
         return struct.Struct(f"{body}{self.result_dtype.itemsize - struct.calcsize(body)}x")
 
     @cached_property
@@ -124,6 +124,7 @@ class Layout:
                 ("prediction", "<f4", (self.prediction_width,)),
                 ("status", "u1"),
                 ("kind", "u1"),
+                ("model", "<u2"),
             ]
         )
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from ulid import ULID
 
 from evercurrent.describe import describe
 from evercurrent.errors import Refused, refused, rejection
-from evercurrent.model import Batch, Model, Update
+from evercurrent.model import Batch, Model
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
 from evercurrent.v1.columns_pb2 import (
@@ -32,21 +33,22 @@ from evercurrent.v1.columns_pb2 import (
     EVENT_KIND_SKIP,
     IndexedRejection,
 )
+from evercurrent.v1.models_pb2 import ModelRole
 from evercurrent.wire import Layout, Records
 from persistence.rows import U64
 from worker.arrivals import Arrival, Arrivals, Caller, WaitingTag
 from worker.feeds import ENDED, TAG_MAX, WAITING, Feeds
-from worker.guard import Guard
-from worker.inbox import MARKS, Inbox, Waiting
+from worker.followers import OK, RAISED, REFUSED, Followers
+from worker.inbox import MARKS, NO_PIN, Inbox, Waiting
+from worker.learner import Learner, blank_states, probe
 from worker.residents import DIRTY, Indices, Mask, Residents
 from worker.sessions import UNSEQUENCED
 from worker.slab import INITIAL_ROW
-from worker.validation import Validator, has_outcome, is_observation
+from worker.validation import Validator, is_observation
 from worker.watches import Watch, Watches
 
-T = TypeVar("T")
-
 _TRUE = torch.ones(1, dtype=torch.bool)
+_OK = np.array([OK], np.uint8)
 
 Clock = Callable[[], int]
 """Monotonic microseconds."""
@@ -108,9 +110,14 @@ class Engine:
         batch_max: int,
         clock_us: Clock,
     ) -> None:
-        self.model = model
         self.layout = Layout.of(describe(model))
         self.residents = residents
+        self.versions = [residents.live.version]
+        """The names of all versions that ran here, by the number that results give."""
+        residents.shapes.setdefault(residents.live.version, dict(model.state_shapes))
+        self.followers = Followers(residents, self.layout, clock_us)
+        self.num_quarantined = 0
+        self._has_strikes = False
         self.slab = residents.slab
         self.sessions = residents.sessions
         self.num_updates = 0
@@ -123,17 +130,16 @@ class Engine:
         self._links = links
         self._clock_us = clock_us
         self._validator = Validator(model.observation)
-        self._guard = Guard(model)
         num_rows = self.slab.residents_max + 1
         self._inbox = Inbox(num_rows, batch_max)
         self._arrivals = Arrivals()
         self._watches = Watches(num_rows)
         self._feeds: dict[int, Feeds] = {}
         self._refusals: dict[int, pb.Rejection] = {}
-        self._model_errors: set[type[Exception]] = set()
         self._last_link = 0
         self._last_refusal = 0
-        self._probe()
+        probe(model, self.layout)
+        self._go_live(Learner(0, model, residents.live, self.layout))
 
     @property
     def num_waiting(self) -> int:
@@ -202,16 +208,19 @@ class Engine:
         Raises:
             Refused: REASON_PROTOCOL, a refusal of no event.
         """
-        if len(events) == 1 and not refusals and self._receive_one(link, events):
+        feeds = self._feeds[link]
+        if len(events) == 1 and not refusals and not feeds.has_pins and self._receive_one(link, events):
             return 0
         if any(refusal.index >= len(events) for refusal in refusals):
             raise refused(pb.REASON_PROTOCOL, "frame.refusals", "names no event of its frame")
         marks = np.zeros(len(events), MARKS)
         marks["received_us"] = self._clock_us()
         marks["link"] = link
-        rows, entries = self._feeds[link].find(events["tag"])
+        rows, entries = feeds.find(events["tag"])
         marks["row"] = rows
         marks["entry"] = entries
+        if feeds.has_pins:
+            marks["pin"] = feeds.pins(events["tag"])
         reasons = self._validator.reasons(events)
         unknown = rows == INITIAL_ROW
         if unknown.any():
@@ -262,6 +271,72 @@ class Engine:
         """This incarnation is over."""
         self._links.fenced()
 
+    # --- which versions run -----------------------------------------------------------------------------------------
+
+    def follow(self, version: str, model: Model, role: ModelRole, fraction: float, starts_anew: bool) -> None:
+        """A version learns beside the live one from now on. It takes the same observations (its description says so).
+
+        Raises:
+            ValueError: its outputs have other shapes than it declares.
+        """
+        probe(model, self.layout)
+        if version not in self.versions:
+            self.versions.append(version)
+        self.residents.shapes[version] = dict(model.state_shapes)
+        states = blank_states(version, model, len(self.residents.live.states))
+        learner = Learner(self.versions.index(version), model, states, self.layout)
+        self.followers.add(learner, role, fraction, starts_anew)
+
+    def unfollow(self, version: str) -> None:
+        """A version beside the live one learns no more; its states go, and the sessions that are pinned to it."""
+        self._end_pins(self.versions.index(version) + 1)
+        self.followers.remove(version)
+
+    def go_live(self, version: str) -> None:
+        """A version beside the live one serves from now on, and the live one is its standby. To be called between two
+        steps. What is quarantined may learn again."""
+        self._go_live(self.followers.swap(version, self.live))
+        self.residents.strikes[: self.slab.num_rows] = 0
+        self.count_quarantined()
+
+    def _go_live(self, learner: Learner) -> None:
+        self.live = learner
+        self.model = learner.model
+
+    def _end_pins(self, pin: int) -> None:
+        """End the tags that are pinned to a version that ends."""
+        for link, feeds in self._feeds.items():
+            tags = feeds.tags()
+            tags = tags[feeds.pins(tags.astype(np.uint32)) == pin]
+            if not len(tags):
+                continue
+            why = rejection(pb.REASON_MODEL, "open.model_version", f"{self.versions[pin - 1]} runs no more")
+            dropped = self._inbox.drop_events(partial(_is_pinned, link, pin))
+            if dropped is not None:
+                self._forget_refusals([dropped])
+            rows, entries = feeds.find(tags.astype(np.uint32))
+            for tag, row, entry in zip(tags.tolist(), rows.tolist(), entries.tolist(), strict=True):
+                self._give_up(link, tag, row, entry)
+                feeds.end(tag)
+            told = [worker_pb2.LinkTagEnded(tag=tag, rejection=why) for tag in tags.tolist()]
+            self._links.ended(link, told, 0 if dropped is None else len(dropped))
+
+    def quarantined(self) -> Indices:
+        """Rows whose states are kept as they are."""
+        strikes = self.residents.strikes[: self.slab.num_rows]
+        found: Indices = np.flatnonzero(strikes >= self.model.quarantine_after)
+        return found
+
+    def unquarantine(self, row: int) -> None:
+        """A user's updates may be learned from again."""
+        self.residents.strikes[row] = 0
+        self.count_quarantined()
+
+    def count_quarantined(self) -> None:
+        """Find out who is quarantined."""
+        self.num_quarantined = len(self.quarantined())
+        self._has_strikes = bool(self.residents.strikes[: self.slab.num_rows].any())
+
     def end_user(self, row: int, why: pb.Rejection) -> None:
         """End all tags of a resident, and drop what waits of it."""
         self._end_tags(lambda rows: rows == row, why)
@@ -305,17 +380,19 @@ class Engine:
         row, entry = self._feeds[link].find_one(event.tag)
         if row <= INITIAL_ROW or not self._validator.is_sound(event):
             return False
-        self._inbox.put(Waiting(events, np.array([(self._clock_us(), link, entry, row, 0, 0, 0)], MARKS), event))
+        self._inbox.put(Waiting(events, np.array([(self._clock_us(), link, entry, row, 0, 0, 0, 0)], MARKS), event))
         return True
 
     def _step_one(self, taken: Waiting, began_us: int) -> Results | None:
         """Learn from one plain, due observation; None, and nothing changed, if it is anything else."""
         event = taken.lone
-        if event is None or event.timeout_us:
+        if event is None or event.timeout_us or self._has_strikes:
             return None
-        received_us, link, entry, row, _, hydrate_us, _ = taken.marks.item()
+        received_us, link, entry, row, _, hydrate_us, _, _ = taken.marks.item()
         if entry != UNSEQUENCED and event.seq != self.sessions.last_seq.item(entry) + 1:
             return None
+        if self.followers:
+            self.followers.before(taken.marks["row"])
         try:
             update = self.model.update(
                 torch.from_numpy(self.slab.state[row : row + 1].copy()), self._batch_of_one(taken)
@@ -324,7 +401,7 @@ class Engine:
             return None
         state_BD = update.state_BD.detach()
         loss = update.loss_B.item()
-        if not self._guard.allows(loss, update.gradient_norm_B.item(), state_BD.abs().max().item()):
+        if not self.live.guard.allows(loss, update.gradient_norm_B.item(), state_BD.abs().max().item()):
             return None
         self.slab.state[row] = state_BD.numpy()
         version = self.slab.version.item(row) + 1
@@ -337,6 +414,10 @@ class Engine:
         self.residents.used_us[row] = began_us
         self._host.note_change()
         self.num_updates += 1
+        prediction_P = update.prediction_BP.tolist()[0]
+        if self.followers:
+            self.followers.note_live_step(self._clock_us() - began_us)
+            self.followers.offer(taken.events, taken.marks["row"], prediction_P, _OK)
         step_us = self._clock_us() - began_us
         self.residents.usage.count_one(row, step_us)
         raw = self.layout.result_struct.pack(
@@ -352,9 +433,10 @@ class Engine:
             hydrate_us,
             step_us,
             loss,
-            *update.prediction_BP.tolist()[0],
+            *prediction_P,
             pb.STATUS_APPLIED,
             EVENT_KIND_OBSERVATION,
+            self.live.number,
         )
         results = self.layout.results(raw)
         if self.log is not None:
@@ -380,10 +462,11 @@ class Engine:
             row = self._host.seek(tag.user, tag.slot)
             if row is None:
                 return None
+            pin = self._pin(row, request.model_version) if request.model_version else NO_PIN
             entry = self._open_session(row, request.session_id)
         except Refused as error:
             return worker_pb2.LinkTagOpened(tag=request.tag, rejection=error.rejection)
-        self._feeds[tag.link].open(request.tag, row, entry)
+        self._feeds[tag.link].open(request.tag, row, entry, pin)
         self.slab.num_tags[row] += 1
         self.residents.used_us[row] = self._clock_us()
         durable_seq = 0
@@ -399,6 +482,16 @@ class Engine:
             durable_seq=durable_seq,
             version=self.slab.version.item(row),
         )
+
+    def _pin(self, row: int, version: str) -> int:
+        """What a session of a user is pinned to. Raises Refused: REASON_MODEL, that version does not run here."""
+        if version != self.live.version:
+            if self.followers.get(version) is None:
+                running = ", ".join([self.live.version, *(follower.version for follower in self.followers)])
+                text = f"{version!r} does not run here; these do: {running}"
+                raise refused(pb.REASON_MODEL, "open.model_version", text)
+            self.followers.pin(version, row)
+        return self.versions.index(version) + 1
 
     def _open_session(self, row: int, session_id: str) -> int:
         return self.sessions.open(row, int(ULID.from_str(session_id))) if session_id else UNSEQUENCED
@@ -453,6 +546,7 @@ class Engine:
             marks["received_us"] = now_us
             marks["row"] = row
             marks["entry"] = entry
+            marks["pin"] = feeds.pins(waiting.events["tag"])
             if row == INITIAL_ROW:
                 marks["reason"][waiting.events["kind"] != EVENT_KIND_CLOSE] = pb.REASON_TAG
             self._close_tags(tag.link, waiting)
@@ -527,6 +621,7 @@ class Engine:
         results["hydrate_us"] = taken.marks["hydrate_us"]
         results["loss"] = np.nan
         results["prediction"] = np.nan
+        results["model"] = self.live.number
         return results
 
     def _judge(
@@ -613,66 +708,90 @@ class Engine:
         self, taken: Waiting, asking: NDArray[np.intp], results: Records, rejected: dict[int, pb.Rejection]
     ) -> None:
         """Predict for the queries, from the states as they stand before this batch's observations."""
-        for indices, prediction_BP in self._isolate(self._predict, taken, asking, rejected):
-            results["prediction"][indices] = prediction_BP
+        pins = taken.marks["pin"][asking]
+        for number in np.unique(pins).tolist() if pins.any() else [NO_PIN]:
+            indices = asking[pins == number]
+            rows, events = taken.marks["row"][indices], taken.events[indices]
+            version = self.versions[number - 1] if number else self.live.version
+            if version == self.live.version:
+                answered = self.live.predict(rows, events)
+                prediction_NP, refused_ = answered.prediction_NP, answered.refused
+            else:
+                prediction_NP, refused_ = self.followers.predict(version, rows, events)
+                results["model"][indices] = number - 1
+            results["prediction"][indices] = prediction_NP
             results["status"][indices] = pb.STATUS_ANSWERED
-
-    def _predict(self, states_BD: torch.Tensor, batch: Batch) -> NDArray[np.float32]:
-        with torch.no_grad():
-            return np.asarray(self.model.readout(self.model.predict(states_BD, batch)).numpy())
+            rejected.update((int(indices[at]), why) for at, why in refused_.items())
 
     def _learn(
         self, taken: Waiting, learning: NDArray[np.intp], results: Records, rejected: dict[int, pb.Rejection]
     ) -> None:
         """One forward and one backward; rows whose update the guard refuses stay as they are."""
-        for indices, update in self._isolate(self.model.update, taken, learning, rejected):
-            rows = taken.marks["row"][indices]
-            refusals = self._guard.check(update)
-            state_BD = update.state_BD.detach().numpy()
-            prediction_BP, loss_B = update.prediction_BP.detach().numpy(), update.loss_B.detach().numpy()
-            if refusals:
-                rejected.update((int(indices[at]), why) for at, why in refusals.items())
-                kept = np.delete(np.arange(len(indices)), list(refusals))
-                indices, rows, state_BD = indices[kept], rows[kept], state_BD[kept]
-                prediction_BP, loss_B = prediction_BP[kept], loss_B[kept]
-            self.slab.state[rows] = state_BD
-            self.slab.version[rows] += np.uint64(1)
-            self.num_updates += len(rows)
-            results["prediction"][indices] = prediction_BP
-            results["loss"][indices] = np.where(has_outcome(taken.events[indices]), loss_B, np.nan)
-            results["status"][indices] = pb.STATUS_APPLIED
+        rows, events = taken.marks["row"][learning], taken.events[learning]
+        if self.followers:
+            self.followers.before(rows)
+        kept = self._not_quarantined(learning, rows, rejected)
+        began_us = self._clock_us() if self.followers else 0
+        learned = self.live.learn(rows[kept], events[kept])
+        if self.followers:
+            self.followers.note_live_step(self._clock_us() - began_us)
+        applied = learned.applied()
+        indices, applied_rows = learning[kept][applied], rows[kept][applied]
+        self.slab.version[applied_rows] += np.uint64(1)
+        self.num_updates += len(applied)
+        results["prediction"][indices] = learned.prediction_NP[applied]
+        results["loss"][indices] = learned.loss_N[applied]
+        results["status"][indices] = pb.STATUS_APPLIED
+        rejected.update((int(learning[kept[at]]), why) for at, why in learned.refused.items())
+        self._count_strikes(applied_rows, rows[kept[list(learned.refused)]])
+        if self.followers:
+            fate = np.full(len(learning), REFUSED, np.uint8)
+            fate[kept] = OK
+            fate[kept[list(learned.refused)]] = REFUSED
+            fate[kept[list(learned.raised)]] = RAISED
+            self.followers.offer(events, rows, results["prediction"][learning], fate)
+            self._answer_pinned(taken, learning, results, rejected)
 
-    def _isolate(
-        self,
-        act: Callable[[torch.Tensor, Batch], T],
-        taken: Waiting,
-        indices: NDArray[np.intp],
-        rejected: dict[int, pb.Rejection],
-    ) -> list[tuple[NDArray[np.intp], T]]:
-        """Run a model over events. If it raises, go one by one: only those that make it raise are rejected."""
-        try:
-            return [(indices, act(*self._inputs(taken, indices)))]
-        except Exception as error:
-            if len(indices) == 1:
-                index = int(indices[0])
-                self._log_model_error(error)
-                rejected[index] = rejection(pb.REASON_MODEL_ERROR, "", f"{type(error).__name__}: {error}")
-                return []
-        middle = len(indices) // 2
-        return [
-            *self._isolate(act, taken, indices[:middle], rejected),
-            *self._isolate(act, taken, indices[middle:], rejected),
-        ]
+    def _answer_pinned(
+        self, taken: Waiting, learning: NDArray[np.intp], results: Records, rejected: dict[int, pb.Rejection]
+    ) -> None:
+        """Events of sessions that are pinned to a follower are answered by it."""
+        pins = taken.marks["pin"][learning]
+        for index in learning[(pins != NO_PIN) & (pins != self.live.number + 1)].tolist():
+            number = int(taken.marks["pin"][index]) - 1
+            prediction_P, loss, why = self.followers.answer(self.versions[number], int(taken.marks["row"][index]))
+            rejected.pop(index, None)
+            results["prediction"][index] = prediction_P
+            results["loss"][index] = loss
+            results["model"][index] = number
+            results["status"][index] = pb.STATUS_APPLIED
+            if why is not None:
+                rejected[index] = why
 
-    def _log_model_error(self, error: Exception) -> None:
-        """The first of its type with its traceback; every reply tells its own, and a client must not fill the log."""
-        if type(error) not in self._model_errors:
-            self._model_errors.add(type(error))
-            logger.error("the model failed; further errors of this type are told in replies only", exc_info=error)
+    def _not_quarantined(
+        self, learning: NDArray[np.intp], rows: Indices, rejected: dict[int, pb.Rejection]
+    ) -> NDArray[np.intp]:
+        """Which of the events are to be learned from."""
+        kept = np.arange(len(learning))
+        if not self.num_quarantined:
+            return kept
+        is_out = self.residents.strikes[rows] >= self.model.quarantine_after
+        for index in learning[is_out].tolist():
+            text = f"{self.model.quarantine_after} updates in a row were refused: the state is kept as it was"
+            rejected[index] = rejection(pb.REASON_QUARANTINED, "", text)
+        return kept[~is_out]
 
-    def _inputs(self, taken: Waiting, indices: NDArray[np.intp]) -> tuple[torch.Tensor, Batch]:
-        rows = taken.marks["row"][indices]
-        return torch.from_numpy(self.slab.state[rows]), batch_of(taken.events[indices], self.layout)
+    def _count_strikes(self, applied: Indices, refused_: Indices) -> None:
+        """An update that stands makes up for those refused before it."""
+        if len(refused_):
+            self._has_strikes = True
+            strikes = self.residents.strikes
+            strikes[refused_] = np.minimum(strikes[refused_] + 1, self.model.quarantine_after)
+        elif not self._has_strikes:
+            return
+        self.residents.strikes[applied] = 0
+        if len(refused_):
+            self.num_quarantined = len(self.quarantined())
 
     def _mark_state(self, taken: Waiting, results: Records, which: NDArray[np.bool_]) -> None:
         """Versions and watermarks as they stand now: for queries before the batch, for each other event after it, which
@@ -723,44 +842,7 @@ class Engine:
             split.append(Results(link, results[members], indexed))
         return split
 
-    def _probe(self) -> None:
-        """Run the model once on the initial state: what does not fit shows at start, and torch is warm.
 
-        Raises:
-            ValueError: the model's outputs have other shapes than it declares.
-        """
-        event = np.zeros(1, self.layout.event_dtype)
-        event["kind"] = EVENT_KIND_OBSERVATION
-        if not self.layout.is_choice:
-            outcome = self.model.observation.outcome
-            event["outcome"] = min(max(0.0, outcome.low), outcome.high)
-        state_BD = torch.from_numpy(self.slab.state[[INITIAL_ROW]])
-        update: Update = self.model.update(state_BD, batch_of(event, self.layout))
-        declared = {
-            "state_BD": (1, self.model.state_width),
-            "prediction_BP": (1, self.model.prediction_width),
-            "loss_B": (1,),
-            "gradient_norm_B": (1,),
-        }
-        for name, shape in declared.items():
-            given = tuple(getattr(update, name).shape)
-            if given != shape:
-                raise ValueError(f"{self.model.name}: update gives {name} of shape {given}, expected {shape}")
-
-
-def batch_of(events: Records, layout: Layout) -> Batch:
-    """The model's view of events."""
-    has = has_outcome(events)
-    if layout.is_choice:
-        outcome = np.where(has, events["choice"], 0)
-    else:
-        outcome = np.where(has[:, None], events["outcome"], np.float32(0))
-        if layout.is_value:
-            outcome = outcome[:, 0]
-    return Batch(
-        ids_BK=torch.from_numpy(np.ascontiguousarray(events["ids"])),
-        features_BF=torch.from_numpy(np.ascontiguousarray(events["features"])),
-        outcome=torch.from_numpy(outcome),
-        has_outcome_B=torch.from_numpy(has),
-        event_time_us_B=torch.from_numpy(np.ascontiguousarray(events["event_time_us"])),
-    )
+def _is_pinned(link: int, pin: int, marks: Records) -> Mask:
+    mask: Mask = (marks["link"] == link) & (marks["pin"] == pin)
+    return mask

@@ -103,7 +103,7 @@ class Block:
         self._results[begin:end] = results.view(self._results.dtype)
         self.num_rows = end
 
-    def table(self, layout: Layout, model: str) -> pa.Table:
+    def table(self, layout: Layout, versions: Sequence[str]) -> pa.Table:
         """The columns of SCHEMA. Takes about a millisecond: not for the loop."""
         num = self.num_rows
         events, results = self._events[:num].view(layout.event_dtype), self._results[:num].view(layout.result_dtype)
@@ -126,7 +126,7 @@ class Block:
             "vector": nothing,
             "prediction": lists(results["prediction"]),
             "loss": pa.array(results["loss"], mask=unlearned),
-            "model": pa.repeat(model, num),
+            "model": pa.array([versions[number] for number in results["model"].tolist()], pa.string()),
         }
         match layout.outcome:
             case description_pb2.OUTCOME_KIND_VALUE:
@@ -242,7 +242,7 @@ class EventLog:
         store: ObjectStore,
         incarnation: str,
         layout: Layout,
-        model: str,
+        versions: Sequence[str],
         clock_s: Clock,
         bounds: EventLogBounds | None = None,
         backoff_s: float = BACKOFF_S,
@@ -251,7 +251,7 @@ class EventLog:
         self._store = store
         self._incarnation = incarnation
         self._layout = layout
-        self._model = model
+        self._versions = versions
         self._clock_s = clock_s
         self._backoff_s = backoff_s
         self._buffer = EventBuffer(layout, bounds or EventLogBounds())
@@ -343,7 +343,7 @@ class EventLog:
 
     async def _encoded(self, blocks: Sequence[Block]) -> list[tuple[str, bytes]]:
         # Block by block: a thread that kept the interpreter for all of them would hold up the loop.
-        tables = [await asyncio.to_thread(block.table, self._layout, self._model) for block in blocks]
+        tables = [await asyncio.to_thread(block.table, self._layout, self._versions) for block in blocks]
         files = await asyncio.to_thread(
             split_events, pa.concat_tables(tables), file_name(self._incarnation, self._number)
         )

@@ -1,10 +1,11 @@
-"""Which user and session each tag of a link names."""
+"""Which user and session each tag of a link names, and which model version it is pinned to."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.inbox import NO_PIN
 from worker.sessions import UNSEQUENCED
 from worker.slab import INITIAL_ROW
 
@@ -22,7 +23,9 @@ class Feeds:
     def __init__(self) -> None:
         self._rows = np.full(64, INITIAL_ROW, np.int32)
         self._entries = np.full(64, UNSEQUENCED, np.int32)
+        self._pins = np.full(64, NO_PIN, np.uint16)
         self._num_open = 0
+        self._num_pinned = 0
 
     def __len__(self) -> int:
         return self._num_open
@@ -36,11 +39,13 @@ class Feeds:
         assert not self.is_used(tag), f"tag {tag} is in use"
         self._put(tag, WAITING, UNSEQUENCED)
 
-    def open(self, tag: int, row: int, entry: int) -> None:
+    def open(self, tag: int, row: int, entry: int, pin: int = NO_PIN) -> None:
         """A tag that is not in use, or waits, names a session from now on."""
         assert self.find_one(tag)[0] <= INITIAL_ROW, f"tag {tag} is in use"
         self._put(tag, row, entry)
         self._num_open += 1
+        self._pins[tag] = pin
+        self._num_pinned += pin != NO_PIN
 
     def close(self, tag: int) -> bool:
         """The tag names nothing from now on; whether it did. One that waited does so no more."""
@@ -56,6 +61,9 @@ class Feeds:
             self._put(tag, mark, UNSEQUENCED)
         was_open = row > INITIAL_ROW
         self._num_open -= was_open
+        if was_open and self._pins[tag] != NO_PIN:
+            self._pins[tag] = NO_PIN
+            self._num_pinned -= 1
         return was_open
 
     def _put(self, tag: int, row: int, entry: int) -> None:
@@ -79,14 +87,24 @@ class Feeds:
             return INITIAL_ROW, UNSEQUENCED
         return self._rows.item(tag), self._entries.item(tag)
 
+    @property
+    def has_pins(self) -> bool:
+        """Whether any tag is pinned."""
+        return self._num_pinned > 0
+
+    def pins(self, tags: NDArray[np.uint32]) -> NDArray[np.uint16]:
+        """What tags are pinned to."""
+        known = tags < len(self._pins)
+        return np.where(known, self._pins[np.where(known, tags, 0)], np.uint16(NO_PIN))
+
     def tags(self) -> NDArray[np.intp]:
         """All open tags."""
         return np.flatnonzero(self._rows > INITIAL_ROW)
 
     def _grow(self, tag: int) -> None:
         size = max(2 * len(self._rows), tag + 1)
-        for name, blank in (("_rows", INITIAL_ROW), ("_entries", UNSEQUENCED)):
+        for name, blank in (("_rows", INITIAL_ROW), ("_entries", UNSEQUENCED), ("_pins", NO_PIN)):
             old = getattr(self, name)
-            new = np.full(size, blank, np.int32)
+            new = np.full(size, blank, old.dtype)
             new[: len(old)] = old
             setattr(self, name, new)

@@ -25,12 +25,15 @@ MARKS = np.dtype(
         ("row", "<i4"),
         ("refusal", "<i4"),
         ("hydrate_us", "<u4"),
+        ("pin", "<u2"),
         ("reason", "u1"),
     ]
 )
 """What the worker adds to an event: when it came or, later, its user; from which link; its session's entry; its user's
-row; the number of the refusal that a router sent with it (0: none); how long it waited for its user; and why it cannot
-be taken (0: it can)."""
+row; the number of the refusal that a router sent with it (0: none); how long it waited for its user; the version that
+its session is pinned to, by its number and one more (NO_PIN: the live one); and why it cannot be taken (0: it can)."""
+
+NO_PIN = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +74,15 @@ class Inbox:
     def drop(self, is_lost: Callable[[NDArray[np.int32]], NDArray[np.bool_]]) -> Waiting | None:
         """Take out the events of users who are lost, told by their rows; None if there are none. Takes time by what
         waits, which bounds of links keep small."""
+        return self.drop_events(lambda marks: is_lost(marks["row"]))
+
+    def drop_events(self, are_lost: Callable[[Records], NDArray[np.bool_]]) -> Waiting | None:
+        """As `drop`, told by their marks."""
         if not self._num_waiting:
             return None
         parts = [self._rest] if self._rest is not None and len(self._rest) else []
         waiting = _joined([*parts, *self._frames])
-        lost = is_lost(waiting.marks["row"])
+        lost = are_lost(waiting.marks)
         if not lost.any():
             return None
         self._frames.clear()

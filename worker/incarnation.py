@@ -89,7 +89,7 @@ class Incarnation:
         self.ownership.users = self.engine
         self.log: EventLog | None = None
         if plan.has_event_log:
-            self.log = EventLog(store, self.name, self.engine.layout, model.name, time.monotonic)
+            self.log = EventLog(store, self.name, self.engine.layout, self.engine.versions, time.monotonic)
             self.engine.log = self.log.add
         self.weight = plan.weight
         self._stop_timeout_s = plan.stop_timeout_s

@@ -153,6 +153,9 @@ class Residents:
         np.subtract.at(self.num_unlanded, self.slab.slot[rows[self.unlanded[rows]]], 1)
         self.dirty[rows] = CLEAN
         self.durable_version[rows] = 0
+        self.strikes[rows] = 0
+        for other in self.others.values():
+            other.forget(rows)
         self.usage.blank(rows)
         self.sessions.drop_all(rows)
         self.slab.drop_all(rows)
@@ -164,7 +167,7 @@ class Residents:
         self.usage.blank(row)
         self.slab.state[row] = self.slab.state[0]
         for other in self.others.values():
-            other.present[row] = False
+            other.forget(row)
         self.slab.version[row] += np.uint64(1)
         self.forgotten[row] = True
         self.dirty[row] = DIRTY
@@ -335,9 +338,6 @@ class Residents:
             lacking &= ~here
 
     def _blank(self, rows: Indices) -> None:
-        for other in self.others.values():
-            other.present[rows] = False
-        self.strikes[rows] = 0
         self.dirty[rows] = CLEAN
         self.segment[rows] = NOWHERE
         self.unlanded[rows] = self.forgotten[rows] = False

@@ -146,7 +146,7 @@ def _state(incarnation: Incarnation, row: int) -> admin_pb2.UserState:
     return admin_pb2.UserState(
         version=residents.slab.version.item(row),
         durable_version=residents.durable_version.item(row),
-        model=incarnation.engine.model.name,
+        model=incarnation.engine.live.version,
         state=residents.slab.state[row].tolist(),
         sessions=[
             admin_pb2.UserSession(

@@ -88,6 +88,8 @@ def test_one_result_is_the_same_record_for_struct_and_numpy(layout: Layout, data
             strategy = st.lists(FLOAT, min_size=layout.prediction_width, max_size=layout.prediction_width)
         elif name in ("status", "kind"):
             strategy = st.integers(0, 255)
+        elif name == "model":
+            strategy = st.integers(0, 65_535)
         values[name] = data.draw(strategy)
     flat = [part for value in values.values() for part in (value if isinstance(value, list) else [value])]
     record = layout.results(layout.result_struct.pack(*flat))[0]

@@ -72,7 +72,7 @@ def step(layout: Layout, num: int, first: int = 1, users: int = 3) -> Step:
 
 
 def log_of(store: MemoryStore, layout: Layout = VALUE, bounds: EventLogBounds | None = None) -> EventLog:
-    return EventLog(store, INCARNATION, layout, "counting", lambda: 0.0, bounds, backoff_s=1e-4)
+    return EventLog(store, INCARNATION, layout, ["counting"], lambda: 0.0, bounds, backoff_s=1e-4)
 
 
 async def rows_of(store: MemoryStore) -> list[dict[str, Any]]:
@@ -162,7 +162,7 @@ def buffer_of(cut_blocks: int) -> EventBuffer:
 
 
 def versions(blocks: list[Block]) -> list[int]:
-    return [version for block in blocks for version in block.table(VALUE, "m")["version"].to_pylist()]
+    return [version for block in blocks for version in block.table(VALUE, ["m"])["version"].to_pylist()]
 
 
 def test_a_cut_is_due_by_age_or_by_size() -> None:
@@ -307,7 +307,7 @@ class Telling(MemoryStore):
 async def test_run_writes_by_age_and_by_size(bounds: EventLogBounds) -> None:
     store = Telling()
     loop = asyncio.get_running_loop()
-    log = EventLog(store, INCARNATION, VALUE, "counting", loop.time, bounds)
+    log = EventLog(store, INCARNATION, VALUE, ["counting"], loop.time, bounds)
     running = asyncio.create_task(log.run())
     await asyncio.sleep(0)
     for number in range(1, 4):
