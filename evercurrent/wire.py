@@ -217,9 +217,14 @@ class Layout:
             events["outcome"] = _column(expected, raw, "<f4", len(events), self.outcome_width)
 
     def columns_of_results(
-        self, results: Records, tags: NDArray[np.uint32], totals_us: NDArray[np.uint32] | None
+        self,
+        results: Records,
+        tags: NDArray[np.uint32],
+        totals_us: NDArray[np.uint32] | None,
+        versions: Sequence[str],
     ) -> wire_pb2.WireResultColumns:
-        """The Exchange form of results under the client's own tags; with stage timings if `totals_us` is given."""
+        """The Exchange form of results under the client's own tags; with stage timings if `totals_us` is given.
+        `versions` are the names of model versions by their numbers."""
         columns = wire_pb2.WireResultColumns(
             tags=tags.tobytes(),
             seqs=results["seq"].tobytes(),
@@ -236,6 +241,13 @@ class Layout:
             columns.lost = results["lost"].tobytes()
         if results["at_risk"].any():
             columns.at_risk = results["at_risk"].tobytes()
+        numbers = results["model"]
+        if (numbers == numbers[:1]).all():
+            columns.model_versions.extend(versions[number] for number in numbers[:1].tolist())
+        else:
+            used, indices = np.unique(numbers, return_inverse=True)
+            columns.model_versions.extend(versions[number] for number in used.tolist())
+            columns.model_indices = indices.astype(np.uint8).tobytes()
         if totals_us is not None:
             columns.total_us = totals_us.tobytes()
             columns.queue_us = results["queue_us"].tobytes()

@@ -117,6 +117,8 @@ class RoutingCore:
         self._layout: Layout | None = None
         self._close_event = b""
         self._feeds: dict[int, Feed] = {}
+        self.versions = [""]
+        """The names of all model versions heard of, by the number that results give; 0: none."""
         self._last_feed = NOBODY
         self._requests: dict[int, worker_pb2.LinkTagOpen] = {}
         self._sids: dict[str, int] = {}
@@ -215,6 +217,8 @@ class RoutingCore:
         link = self.links[index]
         link.incarnation = opened.incarnation
         link.status = worker_pb2.WorkerStatus()
+        link.live = opened.live
+        self._number(link, opened.models)
         link.outbox = Outbox(wake)
         self._tell_slots(link)
         self._ask_all()
@@ -294,7 +298,14 @@ class RoutingCore:
             self._idle()
 
     def open(
-        self, feed: int, tag: int, user_id: str, namespace: str, session_id: str, wait_durable: bool = False
+        self,
+        feed: int,
+        tag: int,
+        user_id: str,
+        namespace: str,
+        session_id: str,
+        wait_durable: bool = False,
+        model_version: str = "",
     ) -> int:
         """Open a session at the user's worker; its sid. The feed is told by `opened` and, with `wait_durable`, of
         watermarks. Another feed that has the session is told that it ended.
@@ -308,6 +319,7 @@ class RoutingCore:
             raise refused(pb.REASON_UNAVAILABLE, "user_id", f"{name} is not reachable", RETRY_AFTER_MS)
         user = user_key(namespace, user_id)
         if session_id and (sid := self._sids.get(f"{user}\0{session_id}")) is not None:
+            self._requests[sid].model_version = model_version
             self._take_over(sid, feed, tag, wait_durable)
             return sid
         num_of_user = self._num_of_user[user] + 1
@@ -323,6 +335,7 @@ class RoutingCore:
             namespace=namespace,
             slot=slot,
             watermarks=wait_durable or (self.has_store and bool(session_id)),
+            model_version=model_version,
         )
         if session_id:
             self._sids[f"{user}\0{session_id}"] = sid
@@ -332,6 +345,11 @@ class RoutingCore:
         else:
             self._begin_move(sid)
         return sid
+
+    def version_of(self, sid: int) -> str:
+        """The model version that predicts for a session, for now."""
+        link = self.links.get(self.sessions.worker.item(sid))
+        return self._requests[sid].model_version or ("" if link is None else link.live)
 
     def close(self, sid: int) -> None:
         """The feed is done with a session. What is on the way is still applied, and replayed until it is durable;
@@ -760,6 +778,8 @@ class RoutingCore:
             self._take_kept([answer.tag for answer in frame.opens if self._lacks(answer.tag, answer.applied_seq)])
         for answer in frame.opens:
             self._opened(index, answer)
+        if frame.models:
+            self._number(self.links[index], frame.models)
         if frame.results:
             self._results(self.links[index], self.layout.results(frame.results), frame.rejections)
         if frame.watermarks:
@@ -768,6 +788,15 @@ class RoutingCore:
             self._ended(index, frame.ended)
         if frame.HasField("status"):
             self.links[index].status = frame.status
+            self.links[index].live = frame.status.live or self.links[index].live
+
+    def _number(self, link: Link, versions: Sequence[str]) -> None:
+        """A worker says which model versions its numbers mean."""
+        for version in versions:
+            if version not in self.versions:
+                self.versions.append(version)
+        numbers = np.array([self.versions.index(version) for version in versions], np.uint16)
+        link.numbers = None if (numbers == np.arange(len(numbers))).all() else numbers
 
     def _opened(self, index: int, answer: worker_pb2.LinkTagOpened) -> None:
         sid = answer.tag
@@ -819,6 +848,9 @@ class RoutingCore:
 
     def _results(self, link: Link, records: Records, rejections: Sequence[IndexedRejection]) -> None:
         link.num_in_flight -= len(records)
+        if link.numbers is not None:
+            records = records.copy()
+            records["model"] = link.numbers[records["model"]]
         if len(records) == 1 and not rejections:
             self._result(link, records)
             return

@@ -57,6 +57,7 @@ class ExchangeStream:
         self._settings = settings
         self._namespace = request.namespace
         self._wait_durable = request.wait_durable
+        self._model_version = request.model_version
         self._timings = request.timings
         self._layout = core.layout
         self._sid_of_tag = np.full(1024, NO_SESSION, np.int32)
@@ -90,6 +91,7 @@ class ExchangeStream:
                 durable_seq=answer.durable_seq,
                 version=answer.version,
                 model=self._core.model.name,
+                model_version=self._core.version_of(sid),
             )
             self._say_open(TagOpened(tag=tag, opened=opened))
         # Many opens are answered by one frame: what they held goes on once, when all of them are in.
@@ -209,7 +211,7 @@ class ExchangeStream:
         tags = np.concatenate([chunk.tags for chunk in chunks])
         timed = [chunk.totals_us for chunk in chunks if chunk.totals_us is not None]
         totals_us = np.concatenate(timed) if timed else None
-        columns = self._layout.columns_of_results(records, tags, totals_us)
+        columns = self._layout.columns_of_results(records, tags, totals_us, self._core.versions)
         columns.rejections.extend(rejections)
         return WireExchangeResults(opens=opens, results=columns), len(records) + len(opens)
 
@@ -284,7 +286,13 @@ class ExchangeStream:
             check_user_id(request.user_id, "opens.user_id")
             session_id = checked_session_id(request.session_id, "opens.session_id")
             sid = self._core.open(
-                self._feed, tag, request.user_id, self._namespace, session_id, wait_durable=self._wait_durable
+                self._feed,
+                tag,
+                request.user_id,
+                self._namespace,
+                session_id,
+                wait_durable=self._wait_durable,
+                model_version=self._model_version,
             )
         except Refused as error:
             self._opens.append(TagOpened(tag=request.tag, rejection=error.rejection))

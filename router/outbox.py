@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
@@ -110,3 +111,7 @@ class Link:
         self.num_updates = 0
         self.status = worker_pb2.WorkerStatus()
         """As the worker said last."""
+        self.live = ""
+        """The model version that is live there."""
+        self.numbers: NDArray[np.uint16] | None = None
+        """The router's number of each of the worker's numbers of versions, where they differ."""

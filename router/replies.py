@@ -13,8 +13,9 @@ from evercurrent.wire import Records
 class Replies:
     """Makes replies of one session, in order. A query's answer is made when all of its candidates' results are in."""
 
-    def __init__(self, timings: bool) -> None:
+    def __init__(self, timings: bool, versions: Sequence[str]) -> None:
         self._timings = timings
+        self._versions = versions
         self._queries: deque[int] = deque()
         self._answer: pb.QueryResult | None = None
         self._num_collected = 0
@@ -53,6 +54,8 @@ class Replies:
             loss,
             prediction,
             status,
+            _,
+            model,
             *_,
         ) = record
         applied_now = status == pb.STATUS_APPLIED
@@ -68,12 +71,15 @@ class Replies:
             loss=loss if loss == loss else None,
             rejection=why,
             timings=stage_timings(now_us - stamp, queue, hydrate, step) if self._timings else None,
+            model_version=self._versions[model],
         )
 
     def _collect(self, record: tuple, why: pb.Rejection | None, now_us: int) -> pb.QueryResult | None:  # type: ignore[type-arg]
-        (seq, version, _, _, stamp, _, _, _, queue, hydrate, step, _, prediction, *_) = record
+        (seq, version, _, _, stamp, _, _, _, queue, hydrate, step, _, prediction, _, _, model, *_) = record
         if self._answer is None:
-            self._answer = pb.QueryResult(query_id=seq, status=pb.STATUS_ANSWERED, version=version)
+            self._answer = pb.QueryResult(
+                query_id=seq, status=pb.STATUS_ANSWERED, version=version, model_version=self._versions[model]
+            )
         answer = self._answer
         if why is None:
             answer.predictions.extend(prediction)

@@ -47,7 +47,7 @@ class SessionStream:
         self._wait_durable = request.wait_durable
         self._session_id = checked_session_id(request.session_id, "open.session_id")
         self._packer = Packer(core.layout)
-        self._replies = Replies(request.timings)
+        self._replies = Replies(request.timings, core.versions)
         self._opening: asyncio.Future[worker_pb2.LinkTagOpened] = asyncio.get_running_loop().create_future()
         self._ending: pb.Rejection | None = None
         self._leaving: GoAway | None = None
@@ -63,7 +63,13 @@ class SessionStream:
         try:
             self._sids.append(
                 core.open(
-                    self._feed, 0, request.user_id, request.namespace, self._session_id, wait_durable=self._wait_durable
+                    self._feed,
+                    0,
+                    request.user_id,
+                    request.namespace,
+                    self._session_id,
+                    wait_durable=self._wait_durable,
+                    model_version=request.model_version,
                 )
             )
         except Refused:
@@ -294,6 +300,7 @@ class SessionStream:
             durable_seq=answer.durable_seq,
             version=answer.version,
             model=self._core.model.name,
+            model_version=self._core.version_of(answer.tag),
         )
 
 

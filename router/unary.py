@@ -119,7 +119,7 @@ class _Call:
         self._prefix = prefix
         self._wait_durable = wait_durable
         self._applied: pb.ObservationResult | None = None
-        self._replies = Replies(timings)
+        self._replies = Replies(timings, core.versions)
         if num_candidates:
             self._replies.expect_query(num_candidates)
         self._reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()

@@ -112,8 +112,8 @@ class Engine:
     ) -> None:
         self.layout = Layout.of(describe(model))
         self.residents = residents
-        self.versions = [residents.live.version]
-        """The names of all versions that ran here, by the number that results give."""
+        self.versions = ["", residents.live.version]
+        """The names of all versions that ran here, by the number that results give; 0: none."""
         residents.shapes.setdefault(residents.live.version, dict(model.state_shapes))
         self.followers = Followers(residents, self.layout, clock_us)
         self.num_quarantined = 0
@@ -139,7 +139,7 @@ class Engine:
         self._last_link = 0
         self._last_refusal = 0
         probe(model, self.layout)
-        self._go_live(Learner(0, model, residents.live, self.layout))
+        self._go_live(Learner(1, model, residents.live, self.layout))
 
     @property
     def num_waiting(self) -> int:
@@ -289,7 +289,7 @@ class Engine:
 
     def unfollow(self, version: str) -> None:
         """A version beside the live one learns no more; its states go, and the sessions that are pinned to it."""
-        self._end_pins(self.versions.index(version) + 1)
+        self._end_pins(self.versions.index(version))
         self.followers.remove(version)
 
     def go_live(self, version: str) -> None:
@@ -310,7 +310,7 @@ class Engine:
             tags = tags[feeds.pins(tags.astype(np.uint32)) == pin]
             if not len(tags):
                 continue
-            why = rejection(pb.REASON_MODEL, "open.model_version", f"{self.versions[pin - 1]} runs no more")
+            why = rejection(pb.REASON_MODEL, "open.model_version", f"{self.versions[pin]} runs no more")
             dropped = self._inbox.drop_events(partial(_is_pinned, link, pin))
             if dropped is not None:
                 self._forget_refusals([dropped])
@@ -491,7 +491,7 @@ class Engine:
                 text = f"{version!r} does not run here; these do: {running}"
                 raise refused(pb.REASON_MODEL, "open.model_version", text)
             self.followers.pin(version, row)
-        return self.versions.index(version) + 1
+        return self.versions.index(version)
 
     def _open_session(self, row: int, session_id: str) -> int:
         return self.sessions.open(row, int(ULID.from_str(session_id))) if session_id else UNSEQUENCED
@@ -712,13 +712,13 @@ class Engine:
         for number in np.unique(pins).tolist() if pins.any() else [NO_PIN]:
             indices = asking[pins == number]
             rows, events = taken.marks["row"][indices], taken.events[indices]
-            version = self.versions[number - 1] if number else self.live.version
+            version = self.versions[number] if number else self.live.version
             if version == self.live.version:
                 answered = self.live.predict(rows, events)
                 prediction_NP, refused_ = answered.prediction_NP, answered.refused
             else:
                 prediction_NP, refused_ = self.followers.predict(version, rows, events)
-                results["model"][indices] = number - 1
+                results["model"][indices] = number
             results["prediction"][indices] = prediction_NP
             results["status"][indices] = pb.STATUS_ANSWERED
             rejected.update((int(indices[at]), why) for at, why in refused_.items())
@@ -757,8 +757,8 @@ class Engine:
     ) -> None:
         """Events of sessions that are pinned to a follower are answered by it."""
         pins = taken.marks["pin"][learning]
-        for index in learning[(pins != NO_PIN) & (pins != self.live.number + 1)].tolist():
-            number = int(taken.marks["pin"][index]) - 1
+        for index in learning[(pins != NO_PIN) & (pins != self.live.number)].tolist():
+            number = int(taken.marks["pin"][index])
             prediction_P, loss, why = self.followers.answer(self.versions[number], int(taken.marks["row"][index]))
             rejected.pop(index, None)
             results["prediction"][index] = prediction_P

@@ -404,7 +404,7 @@ class Followers:
         times = standby.step_times
         if len(times) >= STEP_TIMES and self._live_times:
             bound_us = self.slower_max * median(times[-STEP_TIMES:])
-            standby.sums.slowness.add((np.array(self._live_times) > bound_us) - 0.5)
+            standby.sums.slowness.add((np.array(self._live_times) > bound_us).astype(np.float64) - 0.5)
         self._live_times.clear()
         times.append(step_us)
         del times[:-STEP_TIMES]

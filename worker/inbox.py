@@ -31,7 +31,7 @@ MARKS = np.dtype(
 )
 """What the worker adds to an event: when it came or, later, its user; from which link; its session's entry; its user's
 row; the number of the refusal that a router sent with it (0: none); how long it waited for its user; the version that
-its session is pinned to, by its number and one more (NO_PIN: the live one); and why it cannot be taken (0: it can)."""
+its session is pinned to, by its number (NO_PIN: the live one); and why it cannot be taken (0: it can)."""
 
 NO_PIN = 0
 

@@ -85,6 +85,7 @@ class Incarnation:
         )
         self.outboxes = Outboxes(self._fence)
         self.engine = Engine(model, self.residents, self.ownership, self.outboxes, plan.batch_max, clock_us)
+        self.outboxes.versions = self.engine.versions
         self.engine.has_store = self.has_store = plan.has_store
         self.ownership.users = self.engine
         self.log: EventLog | None = None

@@ -95,10 +95,12 @@ class WorkerService:
             model=self._model,
             has_store=incarnation.has_store,
             weight=incarnation.weight,
+            models=incarnation.engine.versions,
+            live=incarnation.engine.live.version,
         )
         await context.write(worker_pb2.LinkResponse(opened=opened))
         link = incarnation.engine.open_link()
-        outbox = incarnation.outboxes.add(link)
+        outbox = incarnation.outboxes.add(link, len(opened.models))
         logger.info("link opened router=%s link=%d", opening.router, link)
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -24,8 +24,10 @@ class Outbox:
     """What waits to be written to one link. Results are bounded by the link's in-flight bound, which counts until they
     are written; watermarks by what they cover: each has moved, and moves by results."""
 
-    def __init__(self) -> None:
+    def __init__(self, versions: Sequence[str] = (), num_told: int = 0) -> None:
         self.num_in_flight = 0
+        self._versions = versions
+        self._num_told = num_told
         self._opens: list[worker_pb2.LinkTagOpened] = []
         self._results: list[bytes] = []
         self._rejections: list[IndexedRejection] = []
@@ -116,6 +118,9 @@ class Outbox:
             ended=self._ended,
             status=self._status,
         )
+        if len(self._versions) > self._num_told:
+            frame.models.extend(self._versions)
+            self._num_told = len(self._versions)
         num_results = self._num_results
         self._opens, self._results, self._rejections, self._num_results = [], [], [], 0
         self._watermarks, self._ended, self._status = [], [], None
@@ -126,16 +131,18 @@ class Outboxes:
     """Those of an incarnation's links. `filled` is set when events may wait for a step."""
 
     def __init__(self, fence: Callable[[], None]) -> None:
+        self.versions: Sequence[str] = ()
+        """The names of model versions by number, which only grow."""
         self.has_events = asyncio.Event()
         self._boxes: dict[int, Outbox] = {}
         self._empty = asyncio.Event()
         self._empty.set()
         self._fence = fence
 
-    def add(self, link: int) -> Outbox:
-        """The box of a new link."""
+    def add(self, link: int, num_told: int = 0) -> Outbox:
+        """The box of a new link, which was told the names of so many versions."""
         self._empty.clear()
-        self._boxes[link] = Outbox()
+        self._boxes[link] = Outbox(self.versions, num_told)
         return self._boxes[link]
 
     def remove(self, link: int) -> None:

@@ -154,7 +154,12 @@ def test_result_columns_hold_the_results_under_the_clients_tags(layout: Layout, 
     results["prediction"] = np.arange(num * layout.prediction_width).reshape(num, -1)
     results["lost"][-1] = data.draw(st.integers(0, 1))
     totals = np.full(num, 9, np.uint32) if data.draw(st.booleans()) else None
-    wire = layout.columns_of_results(results, np.arange(num, dtype=np.uint32) + 5, totals)
+    results["model"] = data.draw(st.lists(st.integers(0, 3), min_size=num, max_size=num))
+    versions = ["", "v1", "v2", "v3"]
+    wire = layout.columns_of_results(results, np.arange(num, dtype=np.uint32) + 5, totals, versions)
+    indices = list(wire.model_indices) or [0] * num
+    assert [wire.model_versions[index] for index in indices] == [versions[number] for number in results["model"]]
+    assert bool(wire.model_indices) == (len(set(results["model"].tolist())) > 1)
     assert np.frombuffer(wire.tags, "<u4").tolist() == list(range(5, 5 + num))
     assert np.frombuffer(wire.predictions, "<f4").tolist() == list(range(num * layout.prediction_width))
     assert bool(wire.lost) == bool(results["lost"].any())
