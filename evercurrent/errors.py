@@ -35,6 +35,9 @@ STATUSES: dict[int, grpc.StatusCode] = {
     pb.REASON_VERSION: grpc.StatusCode.FAILED_PRECONDITION,
     pb.REASON_SCHEMA: grpc.StatusCode.FAILED_PRECONDITION,
     pb.REASON_MODEL_ERROR: grpc.StatusCode.INTERNAL,
+    pb.REASON_MODEL_CHANGE: grpc.StatusCode.FAILED_PRECONDITION,
+    pb.REASON_NOT_QUARANTINED: grpc.StatusCode.NOT_FOUND,
+    pb.REASON_REVISION: grpc.StatusCode.ABORTED,
 }
 """Statuses of the reasons that are not INVALID_ARGUMENT."""
 

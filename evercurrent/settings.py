@@ -36,6 +36,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 PREFIX = "EVERCURRENT_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$"
+VERSION_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 _LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 SERVICE_PATTERN = f"({_LABEL}/)?{_LABEL}"
 """A Kubernetes Service, with its namespace or without: RFC 1123 labels."""
@@ -83,6 +84,7 @@ def _all_different(kind: str, found: Iterable[str]) -> None:
 
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Version = Annotated[str, Field(pattern=VERSION_PATTERN)]
 Address = Annotated[str, AfterValidator(_checked_address)]
 KubernetesService = Annotated[str, AfterValidator(_checked_service)]
 Count = Annotated[int, Field(gt=0)]
@@ -130,6 +132,10 @@ class WorkerSettings(_Values):
         description="What it serves: a name of ours, or module:Class.",
     )
     weights: Path | None = Field(default=None, description="Its weights, a safetensors file. Default: the model's own.")
+    model_version: Version | None = Field(
+        default=None,
+        description="The name of this version, under which the store has its states. Default: the model's name.",
+    )
     residents_max: Count = Field(
         default=1_000_000, description="Users in memory at once; beyond it the least recently used leave."
     )

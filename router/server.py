@@ -18,6 +18,7 @@ from evercurrent.serving import Health, bind, new_health, new_server, stop_signa
 from evercurrent.settings import RouterSettings
 from router.core import RoutingCore
 from router.discovery import make_source
+from router.models import Models
 from router.routing import Routing, bounds_of
 from router.service import ADMIN_SERVICE, SESSION_SERVICE, admin_handler, session_handler
 from router.streams import Door
@@ -39,7 +40,8 @@ async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
     stop = stop_signal()
     routing = Routing(make_source(settings), settings.name, bounds_of(settings), settings.link_silence_ms / 1000)
     health, door = new_health(), Door()
-    handlers = [session_handler(routing.core, settings, door), admin_handler(routing.core, settings.name)]
+    models = Models(routing.core)
+    handlers = [session_handler(routing.core, settings, door), admin_handler(routing.core, settings.name, models)]
     server = await new_server(handlers, [SESSION_SERVICE, ADMIN_SERVICE], health)
     address = bind(server, settings.address)
     gc.collect()
@@ -49,6 +51,7 @@ async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
     async with asyncio.TaskGroup() as tasks:
         working = [
             tasks.create_task(routing.run()),
+            tasks.create_task(models.keep_policy()),
             tasks.create_task(_announce(address, routing.ready, ready)),
         ]
         await stop.wait()

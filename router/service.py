@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import grpc
@@ -14,6 +15,7 @@ from evercurrent.v1 import admin_pb2, session_pb2
 from router.admin import Admin
 from router.core import RoutingCore
 from router.exchange_stream import serve_exchange
+from router.models import Models
 from router.session_stream import serve_session
 from router.streams import Door
 from router.top_users import get_top_users
@@ -61,37 +63,36 @@ def session_handler(core: RoutingCore, settings: RouterSettings, door: Door | No
     )
 
 
-def admin_handler(core: RoutingCore, router: str) -> grpc.GenericRpcHandler:
+def admin_handler(core: RoutingCore, router: str, models: Models) -> grpc.GenericRpcHandler:
     """AdminService of the router of this name."""
     admin = Admin(core, router)
 
-    async def forget(
-        request: admin_pb2.ForgetUserRequest, context: grpc.aio.ServicerContext
-    ) -> admin_pb2.ForgetUserResponse:
-        try:
-            with first_error():
-                return await forget_user(core, request)
-        except Refused as error:
-            await abort(context, error.rejection)
-        except grpc.aio.AioRpcError as error:
-            await pass_on(context, error)
+    def asking(answer: Callable[[Q], Awaitable[R]], request: type[Q], response: type[R]) -> grpc.RpcMethodHandler:
+        async def call(message: Q, context: grpc.aio.ServicerContext) -> R:
+            try:
+                with first_error():
+                    return await answer(message)
+            except Refused as error:
+                await abort(context, error.rejection)
+            except grpc.aio.AioRpcError as error:
+                await pass_on(context, error)
 
-    async def export(
-        request: admin_pb2.ExportUserRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[admin_pb2.ExportUserResponse]:
-        try:
-            with first_error():
-                async for response in export_user(core, request):
-                    yield response
-        except Refused as error:
-            await abort(context, error.rejection)
-        except grpc.aio.AioRpcError as error:
-            await pass_on(context, error)
+        return _unary(call, request, response)
 
-    async def top_users(
-        request: admin_pb2.GetTopUsersRequest, context: grpc.aio.ServicerContext
-    ) -> admin_pb2.GetTopUsersResponse:
-        return await _or_abort(context, get_top_users(core, request))
+    def streaming(
+        answers: Callable[[Q], AsyncIterator[R]], request: type[Q], response: type[R]
+    ) -> grpc.RpcMethodHandler:
+        async def call(message: Q, context: grpc.aio.ServicerContext) -> AsyncIterator[R]:
+            try:
+                with first_error():
+                    async for answer in answers(message):
+                        yield answer
+            except Refused as error:
+                await abort(context, error.rejection)
+            except grpc.aio.AioRpcError as error:
+                await pass_on(context, error)
+
+        return grpc.unary_stream_rpc_method_handler(call, request.FromString, response.SerializeToString)  # type: ignore[attr-defined]
 
     def method(answer: Callable[[Q], R], request: type[Q], response: type[R]) -> grpc.RpcMethodHandler:
         async def call(message: Q, context: grpc.aio.ServicerContext) -> R:
@@ -111,10 +112,26 @@ def admin_handler(core: RoutingCore, router: str) -> grpc.GenericRpcHandler:
                 admin.describe_model, admin_pb2.DescribeModelRequest, admin_pb2.DescribeModelResponse
             ),
             "GetLatency": method(admin.get_latency, admin_pb2.GetLatencyRequest, admin_pb2.GetLatencyResponse),
-            "GetTopUsers": _unary(top_users, admin_pb2.GetTopUsersRequest, admin_pb2.GetTopUsersResponse),
-            "ForgetUser": _unary(forget, admin_pb2.ForgetUserRequest, admin_pb2.ForgetUserResponse),
-            "ExportUser": grpc.unary_stream_rpc_method_handler(
-                export, admin_pb2.ExportUserRequest.FromString, admin_pb2.ExportUserResponse.SerializeToString
+            "GetTopUsers": asking(
+                partial(get_top_users, core), admin_pb2.GetTopUsersRequest, admin_pb2.GetTopUsersResponse
+            ),
+            "ForgetUser": asking(partial(forget_user, core), admin_pb2.ForgetUserRequest, admin_pb2.ForgetUserResponse),
+            "ExportUser": streaming(
+                partial(export_user, core), admin_pb2.ExportUserRequest, admin_pb2.ExportUserResponse
+            ),
+            "ListModels": asking(models.list_models, admin_pb2.ListModelsRequest, admin_pb2.ListModelsResponse),
+            "ChangeModels": asking(models.change, admin_pb2.ChangeModelsRequest, admin_pb2.ChangeModelsResponse),
+            "WatchComparison": streaming(
+                models.watch, admin_pb2.WatchComparisonRequest, admin_pb2.WatchComparisonResponse
+            ),
+            "ListModelChanges": asking(
+                models.list_changes, admin_pb2.ListModelChangesRequest, admin_pb2.ListModelChangesResponse
+            ),
+            "ListQuarantined": asking(
+                models.list_quarantined, admin_pb2.ListQuarantinedRequest, admin_pb2.ListQuarantinedResponse
+            ),
+            "ReleaseQuarantined": asking(
+                models.release_quarantined, admin_pb2.ReleaseQuarantinedRequest, admin_pb2.ReleaseQuarantinedResponse
             ),
         },
     )

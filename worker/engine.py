@@ -40,7 +40,7 @@ from worker.arrivals import Arrival, Arrivals, Caller, WaitingTag
 from worker.feeds import ENDED, TAG_MAX, WAITING, Feeds
 from worker.followers import OK, RAISED, REFUSED, Followers
 from worker.inbox import MARKS, NO_PIN, Inbox, Waiting
-from worker.learner import Learner, blank_states, probe
+from worker.learner import Learner, blank_states, migration_of, probe
 from worker.residents import DIRTY, Indices, Mask, Residents
 from worker.sessions import UNSEQUENCED
 from worker.slab import INITIAL_ROW
@@ -115,6 +115,7 @@ class Engine:
         self.versions = ["", residents.live.version]
         """The names of all versions that ran here, by the number that results give; 0: none."""
         residents.shapes.setdefault(residents.live.version, dict(model.state_shapes))
+        residents.live.migrate = migration_of(model)
         self.followers = Followers(residents, self.layout, clock_us)
         self.num_quarantined = 0
         self._has_strikes = False
@@ -122,6 +123,8 @@ class Engine:
         self.sessions = residents.sessions
         self.num_updates = 0
         self.num_rejected = 0
+        self.num_steps = 0
+        self.steps_us = 0
         self.has_store = True
         """Without a store that outlives the process nothing is called durable."""
         self.log: Log | None = None
@@ -365,6 +368,8 @@ class Engine:
         self._close(taken)
         self.num_rejected += len(rejected)
         results["step_us"] = step_us = self._clock_us() - began_us
+        self.num_steps += 1
+        self.steps_us += step_us
         self.residents.usage.count(taken.marks["row"][taken.events["kind"] != EVENT_KIND_CLOSE], step_us)
         if self.log is not None and len(learning):
             self._write_log(taken, learning, results)
@@ -419,6 +424,8 @@ class Engine:
             self.followers.note_live_step(self._clock_us() - began_us)
             self.followers.offer(taken.events, taken.marks["row"], prediction_P, _OK)
         step_us = self._clock_us() - began_us
+        self.num_steps += 1
+        self.steps_us += step_us
         self.residents.usage.count_one(row, step_us)
         raw = self.layout.result_struct.pack(
             event.seq,

@@ -9,7 +9,10 @@ is missed, and counted. A shadow with too much to do sheds users, the last in it
 in which no score has a say.
 
 A user's first state of a follower is made before the live version learns from the user's next event, so that it has
-seen nothing of what it is to predict. Plain code: no task, no store; the clock is handed in.
+seen nothing of what it is to predict. From then on a state misses nothing: a shadow's that lags when its user's row is
+copied is left out of the copy, and whoever goes on with that makes a new one.
+
+Plain code: no task, no store; the clock is handed in.
 """
 
 from __future__ import annotations
@@ -157,6 +160,20 @@ class Followers:
         self._residents.others[learner.version] = learner.states
         return follower
 
+    def assign(self, version: str, role: ModelRole, fraction: float) -> None:
+        """A follower has this role from now on; one that is whole no more keeps the states of its fraction."""
+        follower = self._followers[version]
+        was_whole = follower.is_whole
+        follower.is_whole = role == MODEL_ROLE_STANDBY
+        if (role, fraction) == (follower.role, follower.plan_fraction) and was_whole == follower.is_whole:
+            return
+        follower.role = role
+        follower.plan_fraction = follower.fraction = fraction
+        if was_whole and not follower.is_whole:
+            states = follower.learner.states
+            rows = np.flatnonzero(states.present)
+            states.present[rows[~self._are_members(follower, rows)]] = False
+
     def remove(self, version: str) -> None:
         """It learns no more, and its states are gone."""
         del self._followers[version]
@@ -235,11 +252,21 @@ class Followers:
         follower = waiting[self._next % len(waiting)]
         self._learn(follower, follower.inbox.cut())
 
-    def catch_up(self, rows: Indices) -> None:
-        """Have whole followers learn now from all that waits of these rows."""
+    def catch_up(self, rows: Indices) -> dict[str, Mask]:
+        """Have whole followers learn now from all that waits of these rows; of each shadow, for which of them something
+        waits still."""
+        lagging = {}
         for follower in self:
-            if follower.is_whole and len(follower.inbox):
+            if not len(follower.inbox):
+                continue
+            if follower.is_whole:
                 self._catch_up(follower, rows)
+            else:
+                waiting = follower.inbox.rows()
+                self._chosen[waiting] = True
+                lagging[follower.version] = self._chosen[rows]
+                self._chosen[waiting] = False
+        return lagging
 
     def answer(self, version: str, row: int) -> tuple[Floats, float, pb.Rejection | None]:
         """Prediction, loss and refusal of the last event offered of a row, once the follower has learned from it."""

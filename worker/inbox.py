@@ -90,6 +90,12 @@ class Inbox:
         self._num_waiting = len(self._rest)
         return waiting.take(lost)
 
+    def rows(self) -> NDArray[np.int32]:
+        """The rows of all that waits, some more than once."""
+        parts = [self._rest] if self._rest is not None and len(self._rest) else []
+        found: NDArray[np.int32] = _joined([*parts, *self._frames]).marks["row"]
+        return found
+
     def cut(self) -> Waiting:
         """Take the next step's events: no two observations of one user, at most `batch_max`. The inbox is not empty."""
         waiting = self._gather()

@@ -35,6 +35,9 @@ STATUS_INTERVAL_S = 0.2
 SECOND_THOUGHTS_S = 0.2
 """A worker that drains waits so long for a router to change its mind, which has nobody else for its users."""
 
+TURNS = 3
+"""Rounds of the loop from the socket to the step: between two steps of versions that do not serve there are so many."""
+
 LAST_WORDS_S = 1.0
 """How long a clean stop waits for routers to take the last replies and let go."""
 
@@ -66,13 +69,13 @@ class _Over(Exception):
 class Incarnation:
     """One life of a worker. `live` is its life."""
 
-    def __init__(self, plan: Plan, model: Model, store: ObjectStore, clock_us: Clock) -> None:
+    def __init__(self, plan: Plan, version: str, model: Model, store: ObjectStore, clock_us: Clock) -> None:
         self.name = f"{plan.worker}/{ULID()}"
         self.store = store
         self.clock_us = clock_us
         self.leaving = asyncio.Event()
         """Set when routers are to go."""
-        self.residents = Residents(model.initial_state().detach().numpy(), plan.residents_max, model.name)
+        self.residents = Residents(model.initial_state().detach().numpy(), plan.residents_max, version)
         self.acting = Acting(store, WorkerPeers(plan.timing.dead_after_us / US_PER_S))
         self.ownership = Ownership(
             self.name,
@@ -93,6 +96,10 @@ class Incarnation:
             self.log = EventLog(store, self.name, self.engine.layout, self.engine.versions, time.monotonic)
             self.engine.log = self.log.add
         self.weight = plan.weight
+        self.control_revision = 0
+        """Of the control object that it follows."""
+        self._has_followed = asyncio.Event()
+        self.engine.followers.awake = self._has_followed.set
         self._stop_timeout_s = plan.stop_timeout_s
         self._drain_timeout_s = plan.drain_timeout_s
         self._is_draining = False
@@ -120,6 +127,7 @@ class Incarnation:
                 self.acting.start(self.ownership.journal())
                 self.acting.start(self.ownership.sweep())
                 tasks.create_task(self._step_on())
+                tasks.create_task(self._follow_on())
                 tasks.create_task(self._tell_status())
                 if self.log is not None:
                     tasks.create_task(self.log.run())
@@ -179,7 +187,7 @@ class Incarnation:
             async with asyncio.timeout(self._drain_timeout_s):
                 await self.acting.drive(self.ownership.claim_no_more())
                 self._is_draining = True
-                self._put_status()
+                self.put_status()
                 await self._until_taken_over()
                 await self._all_released.wait()
         except TimeoutError:
@@ -207,7 +215,7 @@ class Incarnation:
 
     async def _say_goodbye(self) -> None:
         """Tell routers all that there is. Those that hear that no slot is left here let go by themselves."""
-        self._put_status()
+        self.put_status()
         if self._is_draining and not self.ownership.owns:
             await self.outboxes.all_gone()
         else:
@@ -222,13 +230,29 @@ class Incarnation:
                 self.step()
                 await asyncio.sleep(0)
 
+    async def _follow_on(self) -> None:
+        """Have the versions beside the live one learn whenever nothing waits for the live one, for ever. Before each of
+        their steps the loop hands over what has come: an event waits for one such step at most."""
+        followers = self.engine.followers
+        while True:
+            await self._has_followed.wait()
+            self._has_followed.clear()
+            while followers.num_waiting:
+                for _ in range(TURNS):
+                    await asyncio.sleep(0)
+                if not self.engine.num_waiting and followers.num_waiting:
+                    followers.step()
+
     async def _tell_status(self) -> None:
         while True:
             self.residents.usage.pass_time(self.clock_us())
-            self._put_status()
+            self.engine.followers.pass_time(self.clock_us())
+            self.engine.count_quarantined()
+            self.put_status()
             await asyncio.sleep(STATUS_INTERVAL_S)
 
-    def _put_status(self) -> None:
+    def put_status(self) -> None:
+        """Tell routers how this worker is."""
         self.outboxes.put_status(
             worker_pb2.WorkerStatus(
                 residents=len(self.residents.slab),
@@ -237,6 +261,9 @@ class Incarnation:
                 segments=self.ownership.landed,
                 events_dropped=0 if self.log is None else self.log.num_dropped,
                 draining=self._is_draining,
+                control_revision=self.control_revision,
+                live=self.engine.live.version,
+                quarantined=self.engine.num_quarantined,
             )
         )
 

@@ -20,7 +20,7 @@ from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import EVENT_KIND_OBSERVATION
 from evercurrent.wire import Layout, Records
 from worker.guard import Guard
-from worker.parts import Floats, Shapes, VersionStates
+from worker.parts import Floats, Migrate, Shapes, VersionStates
 from worker.slab import Indices
 from worker.validation import has_outcome
 
@@ -128,12 +128,17 @@ class Learner:
 
 def blank_states(version: str, model: Model, num_rows: int) -> VersionStates:
     """States of a version that nobody has yet."""
+    return VersionStates.blank(version, model.initial_state().detach().numpy(), num_rows, migration_of(model))
+
+
+def migration_of(model: Model) -> Migrate:
+    """What a model makes of another's states, as arrays."""
 
     def migrate(states_BD: Floats, shapes: Shapes) -> Floats:
         with torch.no_grad():
             return np.asarray(model.migrate(torch.from_numpy(np.ascontiguousarray(states_BD)), shapes).numpy())
 
-    return VersionStates.blank(version, model.initial_state().detach().numpy(), num_rows, migrate)
+    return migrate
 
 
 def probe(model: Model, layout: Layout) -> None:

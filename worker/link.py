@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from typing import NoReturn
 
@@ -24,10 +24,12 @@ from evercurrent.slots import NUM_SLOTS, user_key
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
 from worker.incarnation import Incarnation
+from worker.models import Models
 from worker.outboxes import Outbox, Stream
 from worker.peers import HandingOver
 from worker.top_users import top_users_method
 from worker.users import user_methods
+from worker.versions import Versions
 
 PROTOCOL_VERSION = 1
 SERVICE = "evercurrent.v1.WorkerService"
@@ -40,15 +42,22 @@ logger = logging.getLogger(__name__)
 class WorkerService:
     """What a worker serves, by its incarnation of the moment."""
 
-    def __init__(self, begin: Callable[[], Incarnation], worker: str, in_flight_max: int) -> None:
-        self.incarnation = begin()
-        self._begin = begin
+    def __init__(self, versions: Versions, worker: str, in_flight_max: int) -> None:
+        self.incarnation = versions.begin()
+        self._versions = versions
         self._worker = worker
-        self._model = describe(self.incarnation.engine.model)
+        self._model = describe(versions.model)
         self._in_flight_max = in_flight_max
 
     async def live(self, stop: asyncio.Event) -> None:
         """One incarnation after the other, until a clean stop. Raises as Incarnation.live."""
+        watching = asyncio.create_task(self._versions.watch())
+        try:
+            await self._live(stop)
+        finally:
+            watching.cancel()
+
+    async def _live(self, stop: asyncio.Event) -> None:
         while True:
             await self.incarnation.live(stop)
             engine = self.incarnation.engine
@@ -56,7 +65,7 @@ class WorkerService:
             logger.info("incarnation ended name=%s updates=%d rejected=%d", *ended)
             if stop.is_set():
                 return
-            self.incarnation = self._begin()
+            self.incarnation = self._versions.begin()
             # What the first one left was frozen with the process (worker.server): let it go with all that it held.
             gc.unfreeze()
             gc.collect()
@@ -73,7 +82,8 @@ class WorkerService:
         )
         users = user_methods(lambda: self._current)
         top_users = top_users_method(lambda: self._current)
-        methods = {"Link": link, "Release": release, **users, **top_users}
+        models = Models(self._versions, lambda: self._current).methods()
+        methods = {"Link": link, "Release": release, **users, **top_users, **models}
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     @property

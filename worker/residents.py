@@ -7,7 +7,7 @@ store; `worker.ownership` decides when what is gathered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +55,8 @@ class Residents:
     `used_us` (last use), `strikes` (updates refused in a row).
 
     The slab's states are those of the `live` version; `others` run beside it. `shapes` are the tensors of the versions
-    whose states can be migrated. `catch_up` is called before rows are copied, so that whoever may lag does not.
+    whose states can be migrated. `catch_up` is called before rows are copied: it brings up to date who is to be, and
+    says of each version whose states still lack something; these are not copied.
     """
 
     def __init__(self, initial_state: Floats, residents_max: int, version: str = "model") -> None:
@@ -63,7 +64,7 @@ class Residents:
         self.live = VersionStates(version, initial_state, self.slab.state)
         self.others: dict[str, VersionStates] = {}
         self.shapes: dict[str, Shapes] = {}
-        self.catch_up: Callable[[Indices], None] = lambda rows: None
+        self.catch_up: Callable[[Indices], Mapping[str, Mask]] = lambda rows: {}
         self.sessions = SessionLog(residents_max + 1)
         self.usage = Usage(residents_max + 1)
         rows = residents_max + 1
@@ -206,7 +207,7 @@ class Residents:
         halves of the claim of each slot."""
         slab, sessions = self.slab, self.sessions
         packing = self.packing if packing is None else packing
-        self.catch_up(rows)
+        lagging = self.catch_up(rows)
         num_sessions, entries, floors = sessions.gather(rows)
         slots = slab.slot[rows]
         columns = np.empty((len(entries), SESSION_FIELDS), np.uint64)
@@ -215,7 +216,7 @@ class Residents:
         columns[:, 3] = sessions.lost[entries]
         columns[:, 4] = sessions.durable_seq[entries]
         forgotten = self.forgotten[rows]
-        states = self._packed(rows, packing)
+        states = self._packed(rows, packing, lagging)
         states[forgotten] = 0
         gathered = Rows(
             slab.keys(rows),
@@ -300,7 +301,7 @@ class Residents:
                 self.needed[int(number)] -= int(count)
         self.segment[rows] = NOWHERE
 
-    def _packed(self, rows: Indices, packing: Packing) -> Floats:
+    def _packed(self, rows: Indices, packing: Packing, lagging: Mapping[str, Mask]) -> Floats:
         """Copies of the rows' states."""
         if packing == (self.live.part,):
             return self.slab.state[rows]
@@ -309,7 +310,10 @@ class Residents:
             if part == self.live.part:
                 parts.append((self.slab.state[rows], np.ones(len(rows), np.bool_)))
             elif (other := self.others.get(part.version)) is not None:
-                parts.append((other.states[rows], other.present[rows]))
+                has = other.present[rows]
+                if (lag := lagging.get(part.version)) is not None:
+                    has = has & ~lag
+                parts.append((other.states[rows], has))
             else:
                 parts.append((np.zeros((len(rows), part.width), np.float32), np.zeros(len(rows), np.bool_)))
         return packed(parts)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from persistence.registry import Registry
 from ulid import ULID
 
 from evercurrent.model import Model
@@ -20,6 +21,7 @@ from persistence.thread import StoreThread
 from worker.incarnation import Incarnation, Plan
 from worker.link import SERVICE, WorkerService
 from worker.ownership import Timing
+from worker.versions import Versions
 
 US_PER_MS = 1000
 FLOAT_BYTES = 4
@@ -83,6 +85,7 @@ async def serve(settings: WorkerSettings, model: Model, ready: Callable[[str], N
         OSError: the address cannot be bound; the text names it.
         SettingsError: not one user's state fits, or the timings contradict each other.
         ValueError: the model's outputs have other shapes than it declares.
+        ModelLoadError: the live version, which the store names, cannot run here.
         StoreError: the store cannot be opened or cannot arbitrate; or what was needed could not be written at the stop.
     """
     torch.set_num_threads(1)
@@ -105,11 +108,14 @@ async def serve(settings: WorkerSettings, model: Model, ready: Callable[[str], N
             drain_timeout_s=settings.drain_timeout_s,
             weight=settings.weight,
         )
-        service = WorkerService(
-            lambda: Incarnation(plan, model, store, monotonic_us),
-            settings.name,
-            settings.link_in_flight_max,
+        versions = Versions(
+            model,
+            settings.model_version or model.name,
+            Registry(store) if plan.has_store else None,
+            lambda version, live: Incarnation(plan, version, live, store, monotonic_us),
         )
+        await versions.open()
+        service = WorkerService(versions, settings.name, settings.link_in_flight_max)
         server.add_generic_rpc_handlers((service.handler(),))
         # What was built so far lives as long as the process: the collector need not look at it again.
         gc.collect()

@@ -59,9 +59,9 @@ def user_methods(current: Current) -> dict[str, grpc.RpcMethodHandler]:
             await abort(context, _refusal(error))
 
     return {
-        "ForgetState": _unary(forget_state_of, worker_pb2.ForgetStateRequest),
-        "ForgetEvents": _unary(forget_events_of, worker_pb2.ForgetEventsRequest),
-        "FlushEvents": _unary(flush_events, worker_pb2.FlushEventsRequest),
+        "ForgetState": unary_method(forget_state_of, worker_pb2.ForgetStateRequest),
+        "ForgetEvents": unary_method(forget_events_of, worker_pb2.ForgetEventsRequest),
+        "FlushEvents": unary_method(flush_events, worker_pb2.FlushEventsRequest),
         "ReadUser": grpc.unary_stream_rpc_method_handler(
             read, worker_pb2.ReadUserRequest.FromString, worker_pb2.ReadUserResponse.SerializeToString
         ),
@@ -171,7 +171,9 @@ def _events(table: pa.Table, chosen: pa.ChunkedArray) -> list[admin_pb2.LoggedEv
     ]
 
 
-def _unary(answer: Callable[[Q], Awaitable[R]], request: type[Q]) -> grpc.RpcMethodHandler:
+def unary_method(answer: Callable[[Q], Awaitable[R]], request: type[Q]) -> grpc.RpcMethodHandler:
+    """The handler of a unary call, whose answer may raise Refused or StoreError."""
+
     async def call(message: Q, context: grpc.aio.ServicerContext) -> R:
         try:
             return await answer(message)

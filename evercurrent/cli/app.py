@@ -25,6 +25,14 @@ app = typer.Typer(
     epilog="Settings come from flags, from the environment (EVERCURRENT_WORKER__RESIDENTS_MAX=1000), from a TOML file "
     "(--config FILE, tables worker and router), or are the defaults shown; the first of these counts.",
 )
+shadow = typer.Typer(
+    no_args_is_help=True, help="A candidate learns beside the live model, from the same events, unseen by users."
+)
+app.add_typer(shadow, name="shadow")
+quarantine = typer.Typer(
+    no_args_is_help=True, help="Users whose updates were refused so often that their states are kept as they were."
+)
+app.add_typer(quarantine, name="quarantine")
 train = typer.Typer(no_args_is_help=True, help="Train the shared weights of a model of ours from an event log.")
 app.add_typer(train, name="train")
 
@@ -53,6 +61,34 @@ class HotBy(StrEnum):
     TIME = "time"
 
 
+class Start(StrEnum):
+    """What a shadow's states begin with."""
+
+    MIGRATED = "migrated"
+    INITIAL = "initial"
+
+
+class Mode(StrEnum):
+    """Who decides."""
+
+    MANUAL = "manual"
+    AUTO = "auto"
+
+
+class ScoreBy(StrEnum):
+    """How predictions are scored."""
+
+    BRIER = "brier"
+    LOG = "log"
+    MODEL = "model"
+
+
+RouterOption = Annotated[str, typer.Option("--address", metavar="HOST:PORT", help="A router.")]
+WhoOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Who asks, for the audit trail.", show_default="you")
+]
+WhyOption = Annotated[str, typer.Option(metavar="TEXT", help="Why, for the audit trail.", show_default="nothing")]
+ROUTER = "127.0.0.1:7600"
 WorkersOption = Annotated[int, typer.Option("--workers", min=1, max=256, help="Worker processes.")]
 
 
@@ -208,6 +244,145 @@ def hot(
     from evercurrent.cli.hot import show_hot_users
 
     show_hot_users(by, num, address)
+
+
+@shadow.command("start")
+def shadow_start(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A registered version (`models push`).")],
+    fraction: Annotated[float, typer.Option(min=0, max=1, help="The part of the users that it learns from.")] = 1.0,
+    start: Annotated[
+        Start, typer.Option(help="migrated: what it makes of the live states. initial: its own initial state.")
+    ] = Start.MIGRATED,
+    who: WhoOption = None,
+    why: WhyOption = "",
+    address: RouterOption = ROUTER,
+) -> None:
+    """Have a version learn beside the live one. Users see nothing of it; live replies never wait for it."""
+    from evercurrent.cli.shadow import STARTS, change_models
+    from evercurrent.v1.models_pb2 import StartShadow
+
+    if not fraction:
+        raise SettingsError("--fraction: 0 is nobody")
+    change_models(address, who, why, start_shadow=StartShadow(version=version, fraction=fraction, start=STARTS[start]))
+
+
+@shadow.command("stop")
+def shadow_stop(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A shadow, or the standby.")],
+    who: WhoOption = None,
+    why: WhyOption = "",
+    address: RouterOption = ROUTER,
+) -> None:
+    """End a shadow, or the standby: its states go."""
+    from evercurrent.cli.shadow import change_models
+    from evercurrent.v1.models_pb2 import StopShadow
+
+    change_models(address, who, why, stop_shadow=StopShadow(version=version))
+
+
+@shadow.command("watch")
+def shadow_watch(
+    version: Annotated[
+        str, typer.Argument(metavar="[VERSION]", help="Only this one.", show_default="all that run beside the live one")
+    ] = "",
+    interval: Annotated[float, typer.Option(metavar="S", min=0.1, help="Seconds between two looks.")] = 1.0,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="At the end, draw the intervals as they narrowed.")
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="At the end, write [events, mean, low, high] of each look."),
+    ] = None,
+    until_verdict: Annotated[bool, typer.Option("--until-verdict", help="End when each has a verdict.")] = False,
+    address: RouterOption = ROUTER,
+) -> None:
+    """See how the versions beside the live one compare with it, live.
+
+    Each interval is of an anytime-valid confidence sequence: to look at it every second, and to stop when it says
+    something, is allowed. `better`: the version's predictions were provably better so far; `worse`: provably worse.
+    """
+    from evercurrent.cli.shadow import watch
+
+    watch(address, version, interval, plot, json_file, until_verdict)
+
+
+@shadow.command("policy")
+def shadow_policy(
+    mode: Annotated[
+        Mode,
+        typer.Option(
+            help="auto: a shadow that is provably better is promoted, a promoted version that provably regresses "
+            "(scores, refused updates, errors, step time) is rolled back. manual: people decide."
+        ),
+    ],
+    level: Annotated[
+        float, typer.Option(min=0, max=0.5, help="The chance of a false verdict that is accepted.")
+    ] = 0.05,
+    margin: Annotated[float, typer.Option(min=0, help="By how much more scores must differ before auto acts.")] = 0.0,
+    score: Annotated[ScoreBy, typer.Option(help="How predictions are scored; model: the live model's own.")] = (
+        ScoreBy.BRIER
+    ),
+    slower_max: Annotated[
+        float, typer.Option(min=1, help="A promoted version whose steps take so many times the old one's regresses.")
+    ] = 5.0,
+    who: WhoOption = None,
+    why: WhyOption = "",
+    address: RouterOption = ROUTER,
+) -> None:
+    """Say who decides, and by what."""
+    from evercurrent.cli.shadow import MODES, SCORES, change_models
+    from evercurrent.v1.models_pb2 import Policy
+
+    policy = Policy(mode=MODES[mode], level=level, margin=margin, score=SCORES[score], slower_max=slower_max)
+    change_models(address, who, why, policy=policy)
+
+
+@app.command()
+def promote(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A registered version, say a shadow.")],
+    who: WhoOption = None,
+    why: WhyOption = "",
+    address: RouterOption = ROUTER,
+) -> None:
+    """Make a version live, for all users, between two batches. The live one goes on learning, ready for `rollback`."""
+    from evercurrent.cli.shadow import change_models
+    from evercurrent.v1.models_pb2 import Promote
+
+    change_models(address, who, why, promote=Promote(version=version))
+
+
+@app.command()
+def rollback(
+    drop: Annotated[bool, typer.Option("--drop", help="End the version that was live, rather than keep it.")] = False,
+    who: WhoOption = None,
+    why: WhyOption = "",
+    address: RouterOption = ROUTER,
+) -> None:
+    """Make the version before live again: its states have seen every event meanwhile."""
+    from evercurrent.cli.shadow import change_models
+    from evercurrent.v1.models_pb2 import Rollback
+
+    change_models(address, who, why, rollback=Rollback(drop=drop))
+
+
+@quarantine.command("list")
+def quarantine_list(address: RouterOption = ROUTER) -> None:
+    """Show who they are."""
+    from evercurrent.cli.shadow import show_quarantined
+
+    show_quarantined(address)
+
+
+@quarantine.command("release")
+def quarantine_release(
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id.")],
+    namespace: Annotated[str, typer.Option(metavar="TEXT", help="The user's namespace.", show_default="none")] = "",
+    address: RouterOption = ROUTER,
+) -> None:
+    """Have one of them learn again."""
+    from evercurrent.cli.shadow import release_quarantined
+
+    release_quarantined(address, user, namespace)
 
 
 @train.command("knowledge-tracing")

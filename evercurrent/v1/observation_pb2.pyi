@@ -51,6 +51,9 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_SCHEMA: _ClassVar[Reason]
     REASON_SESSION_TAKEN: _ClassVar[Reason]
     REASON_QUARANTINED: _ClassVar[Reason]
+    REASON_MODEL_CHANGE: _ClassVar[Reason]
+    REASON_REVISION: _ClassVar[Reason]
+    REASON_NOT_QUARANTINED: _ClassVar[Reason]
 
 class WaitFor(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -96,6 +99,9 @@ REASON_DATA_LOSS: Reason
 REASON_SCHEMA: Reason
 REASON_SESSION_TAKEN: Reason
 REASON_QUARANTINED: Reason
+REASON_MODEL_CHANGE: Reason
+REASON_REVISION: Reason
+REASON_NOT_QUARANTINED: Reason
 WAIT_FOR_UNSPECIFIED: WaitFor
 WAIT_FOR_APPLIED: WaitFor
 WAIT_FOR_DURABLE: WaitFor

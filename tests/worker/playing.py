@@ -58,6 +58,6 @@ class Played(Engine):
     """An engine with its surroundings."""
 
     def __init__(self, model: Model, residents_max: int, batch_max: int, clock_us: Clock) -> None:
-        self.host = PlayedHost(Residents(model.initial_state().detach().numpy(), residents_max))
+        self.host = PlayedHost(Residents(model.initial_state().detach().numpy(), residents_max, "v1"))
         self.told = Told()
         super().__init__(model.requires_grad_(False), self.host.residents, self.host, self.told, batch_max, clock_us)

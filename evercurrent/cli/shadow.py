@@ -1,0 +1,183 @@
+"""`evercurrent shadow`, `promote`, `rollback` and `quarantine`: versions beside each other, asked of a router."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from getpass import getuser
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from evercurrent.cli.errors import CommandError
+from evercurrent.v1 import admin_pb2, admin_pb2_grpc, models_pb2
+
+TIMEOUT_S = 90.0
+"""Longer than the router gives its workers."""
+
+STARTS = {"migrated": models_pb2.SHADOW_START_MIGRATED, "initial": models_pb2.SHADOW_START_INITIAL}
+MODES = {"manual": models_pb2.POLICY_MODE_MANUAL, "auto": models_pb2.POLICY_MODE_AUTO}
+SCORES = {"brier": models_pb2.SCORE_BRIER, "log": models_pb2.SCORE_LOG, "model": models_pb2.SCORE_MODEL}
+ROLES = {models_pb2.MODEL_ROLE_SHADOW: "shadow", models_pb2.MODEL_ROLE_STANDBY: "standby"}
+VERDICTS = {models_pb2.VERDICT_BETTER: "better", models_pb2.VERDICT_WORSE: "worse"}
+
+R = TypeVar("R")
+Stub = admin_pb2_grpc.AdminServiceStub
+Points = dict[str, list[tuple[int, float, float, float]]]
+"""By version: events, mean, low, high."""
+
+
+@contextmanager
+def admin(address: str) -> Iterator[Stub]:
+    """A router's AdminService. What it refuses is a CommandError."""
+    with grpc.insecure_channel(address) as channel:
+        try:
+            yield admin_pb2_grpc.AdminServiceStub(channel)
+        except grpc.RpcError as error:
+            raise CommandError(f"{error.code().name}: {error.details()}") from error
+
+
+def change_models(address: str, who: str | None, why: str, **change: object) -> None:
+    """Has the router make one change, and says what runs now."""
+    request = admin_pb2.ChangeModelsRequest(who=who or getuser(), why=why, **change)  # type: ignore[arg-type]
+    with admin(address) as stub:
+        response: admin_pb2.ChangeModelsResponse = stub.ChangeModels(request, timeout=TIMEOUT_S)
+    console = Console()
+    console.print(f"{response.control.change.what}: revision {response.control.revision}", markup=False)
+    took = f"{len(response.workers)} workers follow after {response.change_ms:.1f} ms"
+    console.print(f"{took} (made ready in {response.prepare_ms:.1f} ms); live is {response.control.live}", markup=False)
+    if response.missing_workers:
+        missing = ", ".join(response.missing_workers)
+        console.print(f"Not reached, they follow when they see it in the store: {missing}.", markup=False)
+
+
+def watch(
+    address: str, version: str, interval_s: float, plot: Path | None, json_file: Path | None, until_verdict: bool
+) -> None:
+    """Shows how versions compare, until Ctrl-C or, if asked, until each has a verdict. Then writes the plot."""
+    if plot is not None and find_spec("matplotlib") is None:
+        raise CommandError("--plot needs matplotlib: pip install 'evercurrent[plot]'")
+    request = admin_pb2.WatchComparisonRequest(version=version, interval_ms=round(1000 * interval_s))
+    points: Points = defaultdict(list)
+    console = Console()
+    try:
+        with admin(address) as stub, Live(console=console, refresh_per_second=4) as live:
+            for seen in stub.WatchComparison(request):
+                live.update(_view(seen))
+                _note(points, seen)
+                verdicts = [one.verdict for one in seen.comparisons]
+                if until_verdict and verdicts and all(verdicts):
+                    break
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if json_file is not None:
+            rows = {name: [list(point) for point in line] for name, line in points.items()}
+            json_file.write_text(json.dumps(rows))
+        if plot is not None:
+            _plot(points, plot)
+            console.print(f"plot: {plot}", markup=False)
+
+
+def show_quarantined(address: str) -> None:
+    """Prints a table."""
+    with admin(address) as stub:
+        listed: admin_pb2.ListQuarantinedResponse = stub.ListQuarantined(
+            admin_pb2.ListQuarantinedRequest(), timeout=TIMEOUT_S
+        )
+    console = Console()
+    if listed.users:
+        table = Table("user", "namespace", "worker", "version")
+        for user in listed.users:
+            table.add_row(Text(user.user_id), Text(user.namespace), Text(user.worker), f"{user.version}")
+        console.print(table)
+    else:
+        console.print("Nobody is quarantined.")
+    if listed.missing_workers:
+        console.print(f"Not reached, their users are missing: {', '.join(listed.missing_workers)}.", markup=False)
+
+
+def release_quarantined(address: str, user: str, namespace: str) -> None:
+    """Has a user learn again."""
+    with admin(address) as stub:
+        request = admin_pb2.ReleaseQuarantinedRequest(user_id=user, namespace=namespace)
+        stub.ReleaseQuarantined(request, timeout=TIMEOUT_S)
+    Console().print(f"{user} learns again.", markup=False)
+
+
+def _view(seen: admin_pb2.WatchComparisonResponse) -> Group:
+    table = Table(title=f"beside {seen.live}", title_justify="left")
+    columns: dict[str, Callable[[models_pb2.Comparison], str]] = {
+        "events": lambda one: f"{one.sums.score.count:,}",
+        "users": lambda one: f"{one.sums.users:,}",
+        "score": lambda one: _mean(one.sums.score_sum, one.sums.score.count),
+        "live score": lambda one: _mean(one.sums.live_score_sum, one.sums.score.count),
+        "better by": lambda one: f"{one.score.mean:+.5f}",
+        "interval": lambda one: f"[{one.score.low:+.5f}, {one.score.high:+.5f}]",
+        "verdict": lambda one: VERDICTS.get(one.verdict, "none yet"),
+        "refused": lambda one: f"{one.sums.rejected:,}",
+        "errors": lambda one: f"{one.sums.errors:,}",
+        "step ms": lambda one: _mean(one.sums.step_us / 1000, one.sums.steps, 3),
+        "waiting": lambda one: f"{one.sums.backlog:,}",
+        "shed": lambda one: f"{one.sums.shed_users:,}",
+        "missed": lambda one: f"{one.sums.missed_events:,}",
+    }
+    table.add_column("version", overflow="fold")
+    table.add_column("role")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for one in seen.comparisons:
+        role = ROLES.get(one.sums.role, "")
+        part = f" {one.sums.fraction:.0%}" if one.sums.role == models_pb2.MODEL_ROLE_SHADOW else ""
+        table.add_row(Text(one.sums.version), role + part, *(show(one) for show in columns.values()))
+    levels = ", ".join(f"{one.sums.version} {one.level:.3g}" for one in seen.comparisons)
+    note = f"Intervals hold at all times at once, at the level of each: {levels}." if levels else "Nothing runs beside."
+    return Group(table, Text(f"{note} Ctrl-C ends."))
+
+
+def _mean(total: float, count: int, digits: int = 5) -> str:
+    return f"{total / count:.{digits}f}" if count else "-"
+
+
+def _note(points: Points, seen: admin_pb2.WatchComparisonResponse) -> None:
+    for one in seen.comparisons:
+        line = points[one.sums.version]
+        if one.sums.score.count and (not line or line[-1][0] != one.sums.score.count):
+            line.append((one.sums.score.count, one.score.mean, one.score.low, one.score.high))
+
+
+def _plot(points: Points, path: Path) -> None:
+    """The sequence of each version, narrowing with its events."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
+    top = 0.0
+    for name, line in points.items():
+        counts, means, lows, highs = zip(*line, strict=True)
+        (drawn,) = axes.plot(counts, means, label=name)
+        axes.fill_between(counts, lows, highs, alpha=0.2, color=drawn.get_color())
+        late = [max(abs(low), abs(high)) for low, high in list(zip(lows, highs, strict=True))[len(lows) // 4 :]]
+        top = max(top, *late)
+    axes.axhline(0, color="black", linewidth=0.8)
+    if 0 < top < math.inf:
+        axes.set_ylim(-1.1 * top, 1.1 * top)
+    axes.set_xlabel("events compared")
+    axes.set_ylabel("better than the live version by (score)")
+    axes.set_title(f"confidence sequences, {time.strftime('%Y-%m-%d %H:%M')}")
+    if points:
+        axes.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
