@@ -1,24 +1,144 @@
-"""Stand-in until the sequences come."""
+"""Anytime-valid confidence sequences for paired differences of scores: what is looked at every second stays true.
+
+The differences δ_1, δ_2, … of two forecasters' scores on the same events lie in [-h, h]. With Δ_t the mean of their
+conditional expectations given the past, S_t = Σ (δ_i - E[δ_i | past]) is sub-exponential with scale c = 2h and variance
+process V_t = Σ (δ_i - γ_i)², where γ_i is any guess at δ_i that is made before it is known: the empirical Bernstein
+argument (Howard, Ramdas, McAuliffe & Sekhon, Time-uniform, nonparametric, nonasymptotic confidence sequences, Annals of
+Statistics 2021, Theorem 4; for sequential forecasters Choe & Ramdas, Comparing Sequential Forecasters, Operations
+Research 2023, Theorem 2). So, with probability 1 - α, for all t at once,
+
+    |mean of δ - Δ_t| < u(V_t) / t.
+
+Nothing is assumed of how events depend on each other; what is covered is the mean so far, not the future. u is the
+polynomial stitched boundary (the first paper, Theorem 1 and equation 10), a closed form; sub-exponential is sub-gamma
+with the same c. Sums of several workers are added up: in the order of time each γ_i was still made before its δ_i, as
+long as no score has a say in who adds up what.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evercurrent.v1 import models_pb2
+from evercurrent.v1 import models_pb2 as pb
+
+Floats = NDArray[np.float64]
+
+ETA, S = 2.0, 1.4
+"""Of the boundary: the ratio of two epochs of V, and how fast the level is spent over them."""
+ZETA_S = 3.105547
+"""ζ(1.4)."""
+K1 = (ETA**0.25 + ETA**-0.25) / math.sqrt(2)
+K2 = (math.sqrt(ETA) + 1) / 2
+V_MIN = 0.25
+"""In units of c²: below it the boundary is flat. A quarter is what a few confident differences add up to."""
+
+STANDBY_WAYS = 4
+"""A live version may be found to regress by scores, refused updates, errors or step time, each at a part of the level.
+"""
 
 
 class Running:
-    """Count, sum, variance."""
+    """What one worker adds up of one paired difference."""
+
+    __slots__ = ("count", "sum", "variance")
 
     def __init__(self) -> None:
-        self.count, self.sum, self.variance = 0, 0.0, 0.0
+        self.count = 0
+        self.sum = 0.0
+        self.variance = 0.0
 
-    def add(self, differences: NDArray[np.float64]) -> None:
-        """Add up."""
-        mean = self.sum / self.count if self.count else 0.0
+    def add(self, differences: Floats) -> None:
+        """Some more of them. The guess at each is the mean of those before this call."""
+        guess = self.sum / self.count if self.count else 0.0
         self.count += len(differences)
         self.sum += float(differences.sum())
-        self.variance += float(((differences - mean) ** 2).sum())
+        away = differences - guess
+        self.variance += float(away @ away)
 
-    def sums(self) -> models_pb2.SequenceSums:
-        """What there is."""
-        return models_pb2.SequenceSums(count=self.count, sum=self.sum, variance=self.variance)
+    def sums(self) -> pb.SequenceSums:
+        """As it is sent."""
+        return pb.SequenceSums(count=self.count, sum=self.sum, variance=self.variance)
+
+
+def merged(parts: Iterable[pb.SequenceSums]) -> pb.SequenceSums:
+    """What several workers have added up."""
+    total = pb.SequenceSums()
+    for part in parts:
+        total.count += part.count
+        total.sum += part.sum
+        total.variance += part.variance
+    return total
+
+
+def boundary(variance: Floats | float, level: float, scale: float) -> Floats:
+    """u(V): what S_t exceeds with probability `level` at most, at any time (one side)."""
+    v_min = V_MIN * scale**2
+    v = np.maximum(variance, v_min)
+    spent = S * np.log(np.log(ETA * v / v_min)) + math.log(ZETA_S / (level * math.log(ETA) ** S))
+    bound: Floats = np.asarray(K1 * np.sqrt(v * spent) + scale * K2 * spent)
+    return bound
+
+
+def interval(sums: pb.SequenceSums, level: float, half_range: float) -> pb.Interval:
+    """Where the mean lies, at all times at once, but with a chance of `level`."""
+    if not sums.count:
+        return pb.Interval(mean=0.0, low=-half_range, high=half_range)
+    mean = sums.sum / sums.count
+    radius = float(boundary(sums.variance, level / 2, 2 * half_range)) / sums.count
+    return pb.Interval(mean=mean, low=max(-half_range, mean - radius), high=min(half_range, mean + radius))
+
+
+def verdict(found: pb.Interval, margin: float = 0.0) -> pb.Verdict:
+    """What an interval says of the one whose score was subtracted."""
+    if found.low > margin:
+        return pb.VERDICT_BETTER
+    return pb.VERDICT_WORSE if found.high < -margin else pb.VERDICT_UNSPECIFIED
+
+
+def compared(live: str, parts: Sequence[pb.VersionSums], level: float, score_range: float) -> pb.Comparison:
+    """How a version compares with the live one, of what each worker added up; at least one part.
+
+    A shadow's verdict takes all of the level, and its other intervals are for information. A standby's level is split
+    over the ways in which the live version may be found to regress.
+    """
+    first = parts[0]
+    num_users = sum(part.users for part in parts)
+    sums = pb.VersionSums(version=first.version, role=first.role)
+    weights = [part.users / num_users if num_users else 1 / len(parts) for part in parts]
+    sums.fraction = sum(weight * part.fraction for weight, part in zip(weights, parts, strict=True))
+    for name in _COUNTERS:
+        setattr(sums, name, sum(getattr(part, name) for part in parts))
+    for name in _SEQUENCES:
+        getattr(sums, name).CopyFrom(merged(getattr(part, name) for part in parts))
+    own = level / STANDBY_WAYS if first.role == pb.MODEL_ROLE_STANDBY else level
+    score = interval(sums.score, own, score_range)
+    return pb.Comparison(
+        live=live,
+        sums=sums,
+        level=level,
+        score=score,
+        rejections=interval(sums.rejections, own, 1.0),
+        failures=interval(sums.failures, own, 1.0),
+        slowness=interval(sums.slowness, own, 0.5),
+        verdict=verdict(score),
+    )
+
+
+_SEQUENCES = ("score", "rejections", "failures", "slowness")
+_COUNTERS = (
+    "users",
+    "shed_users",
+    "updates",
+    "rejected",
+    "errors",
+    "backlog",
+    "missed_events",
+    "step_us",
+    "steps",
+    "score_sum",
+    "live_score_sum",
+)

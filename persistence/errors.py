@@ -5,7 +5,9 @@
     ├── StoreDenied          credentials or rights: an operator acts
     ├── StoreMisconfigured   no such bucket or file, a store that breaks the contract: an operator acts
     ├── Damaged              what is stored is not what was written: an operator acts
-    └── SchemaMismatch       a state of another model than is served: an operator acts
+    ├── SchemaMismatch       a state of another model than is served: an operator acts
+    ├── VersionExists        another model is registered under that name
+    └── Moved                the control object of the models is not at the revision named
 
 A lost race is no error: conditional writes answer None. Each carries `maybe_done`: the write may have happened, or may
 yet happen, so read back before you conclude anything. A write that was cancelled is in doubt in the same way.
@@ -45,3 +47,11 @@ class Damaged(StoreError):
 
 class SchemaMismatch(StoreError):
     """A stored state belongs to another model than the one that is served. Serve that one, or migrate."""
+
+
+class VersionExists(StoreError):
+    """Another model is registered under that version's name. Versions never change: take another name."""
+
+
+class Moved(StoreError):
+    """The control object of the models is at another revision than was named: look, and ask again."""

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evercurrent.errors import refused, rejection
+from evercurrent.matching import mismatch
 from evercurrent.slots import slot_of, user_key
 from evercurrent.v1 import description_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
@@ -205,11 +206,8 @@ class RoutingCore:
         """
         if not any(link.outbox for link in self.links.values()):
             self._serve(opened.model, opened.has_store)
-        elif self._model != opened.model:
-            assert self._model is not None, "a link was opened"
-            text = (
-                f"{opened.worker} serves {opened.model.name}, described otherwise than the others' {self._model.name}"
-            )
+        elif self._model is not None and (why := mismatch(self._model, opened.model)):
+            text = f"{opened.worker} serves another model than the others' {self._model.name}: {why}"
             raise refused(pb.REASON_MODEL, "model", text)
         elif self.has_store != opened.has_store:
             text = f"{opened.worker} {'has a' if opened.has_store else 'has no'} store, unlike the others"

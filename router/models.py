@@ -17,9 +17,10 @@ import grpc.aio
 
 from evercurrent.errors import refused
 from evercurrent.sequences import compared
-from evercurrent.v1 import admin_pb2, models_pb2, worker_pb2, worker_pb2_grpc
+from evercurrent.v1 import admin_pb2, models_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.models_pb2 import MODEL_ROLE_STANDBY, Comparison, ModelControl, VersionSums
+from evercurrent.v1.worker_pb2_grpc import WorkerServiceStub
 from router.core import RETRY_AFTER_MS, RoutingCore
 from router.outbox import Link
 from router.users import first_error, stub_of
@@ -34,7 +35,6 @@ CHANGES, CHANGES_MAX = 100, 1000
 WHO_BYTES_MAX, WHY_BYTES_MAX = 256, 1024
 
 T = TypeVar("T")
-Stub = worker_pb2_grpc.WorkerServiceStub
 
 logger = logging.getLogger(__name__)
 
@@ -223,12 +223,12 @@ class Models:
             raise refused(pb.REASON_UNAVAILABLE, "", "no worker is reachable", RETRY_AFTER_MS)
         return links
 
-    async def _ask_one(self, ask: Callable[[Stub], Awaitable[T]]) -> T:
+    async def _ask_one(self, ask: Callable[[WorkerServiceStub], Awaitable[T]]) -> T:
         """What any worker answers: it speaks for the store."""
         async with stub_of(self._reachable()[0]) as worker:
             return await ask(worker)
 
-    async def _ask_all(self, ask: Callable[[Stub], Awaitable[T]]) -> None:
+    async def _ask_all(self, ask: Callable[[WorkerServiceStub], Awaitable[T]]) -> None:
         """Every worker that is reachable. Raises its error if one refuses."""
 
         async def one(link: Link) -> None:
@@ -240,7 +240,7 @@ class Models:
                 for link in self._reachable():
                     tasks.create_task(one(link))
 
-    async def _ask_who_answers(self, ask: Callable[[Stub], Awaitable[T]]) -> dict[str, T | None]:
+    async def _ask_who_answers(self, ask: Callable[[WorkerServiceStub], Awaitable[T]]) -> dict[str, T | None]:
         """What each worker answers, by name; None of those that do not."""
 
         async def one(link: Link) -> T | None:

@@ -17,10 +17,12 @@ from evercurrent.settings import Member, RouterSettings
 from evercurrent.slots import slot_of, user_key
 from evercurrent.v1 import admin_pb2, admin_pb2_grpc, session_pb2_grpc
 from persistence.memory import MemoryStore
+from persistence.registry import Registry
 from persistence.store import ObjectStore
 from router.core import RoutingCore
 from router.discovery import Source, StaticSource
 from router.membership import Listed, Listing
+from router.models import Models
 from router.routing import Routing, bounds_of, monotonic_us
 from router.service import ADMIN_SERVICE, SESSION_SERVICE, admin_handler, session_handler
 from tests.toys import Counting
@@ -29,6 +31,7 @@ from worker.incarnation import Incarnation, Plan
 from worker.link import SERVICE, WorkerService
 from worker.ownership import Timing
 from worker.server import EMBEDDED_TIMING
+from worker.versions import Versions
 
 RESIDENTS_MAX = 5000
 
@@ -172,7 +175,14 @@ async def running_worker(
         drain_timeout_s=drain_timeout_s,
     )
     model.requires_grad_(False)
-    service = WorkerService(lambda: Incarnation(plan, model, store, clock_us), name, 16_384)
+    versions = Versions(
+        model,
+        model.name,
+        Registry(store) if has_store else None,
+        lambda version, live: Incarnation(plan, version, live, store, clock_us),
+    )
+    await versions.open()
+    service = WorkerService(versions, name, 16_384)
     server.add_generic_rpc_handlers((service.handler(),))
     await server.start()
     worker = Worker(bound, service, asyncio.Event())
@@ -197,11 +207,12 @@ async def running_router(
     """A router, that sends users to all of its workers if not told otherwise; its address."""
     members = [Member(name=name, address=address) for name, address in addresses.items()]
     routing = Routing(source or StaticSource(members), settings.name, bounds_of(settings), LINK_SILENCE_S)
-    handlers = [session_handler(routing.core, settings), admin_handler(routing.core, settings.name)]
+    models = Models(routing.core)
+    handlers = [session_handler(routing.core, settings), admin_handler(routing.core, settings.name, models)]
     server = await new_server(handlers, [SESSION_SERVICE, ADMIN_SERVICE])
     bound = bind(server, "127.0.0.1:0")
     await server.start()
-    async with running(routing.run()):
+    async with running(routing.run(), models.keep_policy()):
         try:
             if wait_linked:
                 await routing.ready.wait()

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 
 import grpc
-from persistence.registry import Moved, Registry
 
 from evercurrent.errors import refused
 from evercurrent.models.loading import ModelLoadError
 from evercurrent.slots import user_key
 from evercurrent.v1 import admin_pb2, models_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
+from persistence.errors import Moved
+from persistence.registry import Registry
 from worker.incarnation import Incarnation
 from worker.users import unary_method
 from worker.versions import Versions
@@ -107,7 +108,7 @@ class Models:
             versions=[live, *(engine.followers.sums_of(follower) for follower in engine.followers)],
         )
 
-    async def quarantined(self, _: worker_pb2.QuarantinedRequest) -> worker_pb2.QuarantinedResponse:
+    async def quarantined(self, __: worker_pb2.QuarantinedRequest) -> worker_pb2.QuarantinedResponse:
         """Whose states are kept as they are."""
         engine = self._current().engine
         response = worker_pb2.QuarantinedResponse()

@@ -15,21 +15,21 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from evercurrent.matching import mismatch
-from evercurrent.models.versions import version_of
-from evercurrent.scores import Scorer as Scores
 from numpy.typing import NDArray
-from persistence.registry import Registry
 
 from evercurrent.describe import describe
 from evercurrent.errors import Refused, refused
+from evercurrent.matching import mismatch
 from evercurrent.model import Model
 from evercurrent.models.loading import ModelLoadError, parse_model
+from evercurrent.models.versions import version_of
+from evercurrent.scores import Scorer as Scores
 from evercurrent.v1 import models_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.models_pb2 import MODEL_ROLE_SHADOW, MODEL_ROLE_STANDBY, ModelControl
 from evercurrent.wire import Layout, Records
 from persistence.errors import StoreError
+from persistence.registry import Registry
 from worker.followers import Scorer
 from worker.incarnation import Incarnation
 from worker.learner import batch_of
@@ -257,7 +257,8 @@ def scorer_of(policy: models_pb2.Policy, live: Model) -> tuple[Scorer | None, fl
     def score(prediction_NP: Floats, events: Records) -> NDArray[np.float64]:
         with torch.no_grad():
             scores = live.score(torch.from_numpy(prediction_NP), batch_of(events, layout)).double().numpy()
-        return np.clip(np.nan_to_num(scores, nan=score_max), 0, score_max)
+        bounded: NDArray[np.float64] = np.clip(np.nan_to_num(scores, nan=score_max), 0, score_max)
+        return bounded
 
     return score, score_max
 

@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from evercurrent.cli.errors import CommandError
-from evercurrent.v1 import admin_pb2, admin_pb2_grpc, models_pb2
+from evercurrent.v1 import admin_pb2, models_pb2
+from evercurrent.v1.admin_pb2_grpc import AdminServiceStub
 
 TIMEOUT_S = 90.0
 """Longer than the router gives its workers."""
@@ -32,17 +33,16 @@ ROLES = {models_pb2.MODEL_ROLE_SHADOW: "shadow", models_pb2.MODEL_ROLE_STANDBY: 
 VERDICTS = {models_pb2.VERDICT_BETTER: "better", models_pb2.VERDICT_WORSE: "worse"}
 
 R = TypeVar("R")
-Stub = admin_pb2_grpc.AdminServiceStub
 Points = dict[str, list[tuple[int, float, float, float]]]
 """By version: events, mean, low, high."""
 
 
 @contextmanager
-def admin(address: str) -> Iterator[Stub]:
+def admin(address: str) -> Iterator[AdminServiceStub]:
     """A router's AdminService. What it refuses is a CommandError."""
     with grpc.insecure_channel(address) as channel:
         try:
-            yield admin_pb2_grpc.AdminServiceStub(channel)
+            yield AdminServiceStub(channel)
         except grpc.RpcError as error:
             raise CommandError(f"{error.code().name}: {error.details()}") from error
 

@@ -14,9 +14,10 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from evercurrent.model import Model
@@ -68,13 +69,33 @@ def save_model(model: Model, path: Path) -> None:
             f"{model_class.__qualname__} is defined in the program itself, where nothing could find it again: "
             "move it to a module"
         )
-    metadata = {"model": class_path(model_class), "config": json.dumps(model.config(), sort_keys=True)}
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial, metadata)
+        partial.write_bytes(dump_model(model))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def dump_model(model: Model) -> bytes:
+    """The model's weights and how to build it again, as the bytes of a safetensors file."""
+    metadata = {"model": class_path(type(model)), "config": config_text(model)}
+    return save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, metadata)
+
+
+def parse_model(weights: bytes, spec: str, search_path: Path | None = None) -> Model:
+    """As `load_model`: the model of class `spec`, `module:Class`, whose weights `dump_model` gave."""
+    _append_search_path(search_path or Path.cwd())
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "weights.safetensors"
+        file.write_bytes(weights)
+        model = _load_weights(_find_class(spec), file)
+    return model.eval().requires_grad_(False)
+
+
+def config_text(model: Model) -> str:
+    """The arguments that build the model again, as JSON."""
+    return json.dumps(model.config(), sort_keys=True)
 
 
 def class_path(model_class: type[Model]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 
 from evercurrent.errors import Refused
@@ -122,10 +123,10 @@ def test_whoever_is_live_and_its_standby_have_seen_every_event(script: list[tupl
         follow_all(engine)
     else:
         engine.residents.catch_up(np.array([engine.slab.find(user) for user in USERS]))
-    (other,) = engine.followers
+    (beside,) = engine.followers
     for user, deeds in expected.items():
         assert learned(engine, engine.live.version, user) == history_of(deeds)
-        assert learned(engine, other.version, user) in ([history_of(deeds)] if standby else [history_of(deeds), None])
+        assert learned(engine, beside.version, user) in ([history_of(deeds)] if standby else [history_of(deeds), None])
 
 
 def test_a_shadow_learns_after_the_live_reply_and_from_states_that_saw_nothing_of_the_event() -> None:
@@ -154,7 +155,7 @@ def test_who_was_known_before_begins_where_the_live_state_was() -> None:
 
 
 def test_a_shadow_takes_its_fraction_always_the_same_users_and_each_version_others() -> None:
-    chosen = {}
+    chosen: dict[str, set[str]] = {}
     for version in ("v2", "v3"):
         for _ in range(2):
             engine = new_engine(residents_max=500, batch_max=512)
@@ -260,8 +261,8 @@ def test_refusals_and_errors_of_each_are_paired() -> None:
 def test_scores_are_paired_and_who_predicts_nothing_scores_as_the_scorer_says() -> None:
     engine = following()
 
-    def scorer(prediction_NP: Floats, events: Records) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        errors = np.abs(prediction_NP[:, 1] - events["outcome"][:, 0]).astype(np.float64)
+    def scorer(prediction_NP: Floats, events: Records) -> NDArray[np.float64]:
+        errors: NDArray[np.float64] = np.abs(prediction_NP[:, 1] - events["outcome"][:, 0]).astype(np.float64)
         return np.nan_to_num(errors, nan=99.0)
 
     engine.followers.scorer = scorer
