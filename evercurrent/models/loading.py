@@ -78,9 +78,18 @@ def save_model(model: Model, path: Path) -> None:
 
 
 def dump_model(model: Model) -> bytes:
-    """The model's weights and how to build it again, as the bytes of a safetensors file."""
+    """The model's weights and how to build it again, as a safetensors file: the same bytes for the same model."""
     metadata = {"model": class_path(type(model)), "config": config_text(model)}
-    return save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, metadata)
+    return _ordered(save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, metadata))
+
+
+def _ordered(file: bytes) -> bytes:
+    """A safetensors file with its header in order; the library writes metadata in any. The header is JSON after its
+    length, u64, padded by spaces to a multiple of 8 (https://github.com/huggingface/safetensors, README)."""
+    size = int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + file[8 + size :]
 
 
 def parse_model(weights: bytes, spec: str, search_path: Path | None = None) -> Model:

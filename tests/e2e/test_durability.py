@@ -25,6 +25,7 @@ from evercurrent.v1.session_pb2 import (
     SessionOpen,
     SessionRequest,
 )
+from persistence.errors import VersionExists
 from persistence.keys import journal_prefix, segment_key, slot_key
 from persistence.memory import MemoryStore
 from persistence.segment import seal_body
@@ -247,22 +248,39 @@ async def test_a_slots_record_that_is_damaged_is_told_and_stops_nobody() -> None
         ).result.version == 1
 
 
-async def test_states_of_another_width_are_refused_and_stay() -> None:
-    class Wider(Counting):
-        state_shapes = {**Counting.state_shapes, "more": (3,)}  # noqa: RUF012
+class Wider(Counting):
+    """Another model of the same name."""
 
-        def learn(self, state_BD: Tensor, gradient_BD: Tensor, batch: Batch) -> Tensor:
-            learned_BD = Counting().learn(state_BD[:, :5], gradient_BD[:, :5], batch)
-            return torch.cat([learned_BD, state_BD[:, 5:]], dim=1)
+    state_shapes = {**Counting.state_shapes, "more": (3,)}  # noqa: RUF012
+
+    def learn(self, state_BD: Tensor, gradient_BD: Tensor, batch: Batch) -> Tensor:
+        learned_BD = Counting().learn(state_BD[:, :5], gradient_BD[:, :5], batch)
+        return torch.cat([learned_BD, state_BD[:, 5:]], dim=1)
+
+
+async def test_a_worker_with_another_model_under_a_registered_version_does_not_start() -> None:
+    store = MemoryStore()
+    async with running_worker("worker-0", Counting(), store):
+        pass
+    with pytest.raises(VersionExists, match="'counting' is registered with another class path"):
+        async with running_worker("worker-0", Wider(), store):
+            pass
+
+
+async def test_states_of_another_width_are_refused_and_stay() -> None:
+    async def forget_versions() -> None:
+        await store.delete(*[entry.key async for entry in list_all(store, "models/")])
 
     store = MemoryStore()
     request = ObserveRequest(user_id="ann", observation=observation())
     async with running_worker("worker-0", Counting(), store) as worker, routed(worker_0=worker) as service:
         await service.sessions.Observe(request)
+    await forget_versions()
     async with running_worker("worker-0", Wider(), store) as worker, routed(worker_0=worker) as service:
         error = await refusal(service.sessions.Observe(request))
         assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert "5 numbers; counting has 8" in error.details()
+        assert "'counting' with 5 numbers; this worker runs 'counting', whose state has 8" in error.details()
+    await forget_versions()
     async with running_worker("worker-0", Counting(), store) as worker, routed(worker_0=worker) as service:
         assert await remembered(service, "ann") == (1, hash_of(1))
 
