@@ -79,7 +79,7 @@ def boundary(variance: Floats | float, level: float, scale: float) -> Floats:
     v_min = V_MIN * scale**2
     v = np.maximum(variance, v_min)
     spent = S * np.log(np.log(ETA * v / v_min)) + math.log(ZETA_S / (level * math.log(ETA) ** S))
-    bound: Floats = np.asarray(K1 * np.sqrt(v * spent) + scale * K2 * spent)
+    bound: Floats = np.sqrt(K1**2 * v * spent + (K2 * scale * spent) ** 2) + K2 * scale * spent
     return bound
 
 
