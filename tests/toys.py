@@ -46,6 +46,10 @@ class Counting(Model):
     step_size = 0.05
     gradient_norm_max = 1e6
     state_abs_max = 1e9
+    score_max = 20.0
+
+    def score(self, prediction_BP: Tensor, batch: Batch) -> Tensor:
+        return (prediction_BP[:, 1] - batch.outcome).abs()
 
     def predict(self, state_BD: Tensor, batch: Batch) -> Tensor:
         deed_B = batch.ids_BK[:, 0]
@@ -122,3 +126,23 @@ class Wide(Counting):
     def predict(self, state_BD: Tensor, batch: Batch) -> Tensor:
         prediction_BP = super().predict(state_BD, batch)
         return torch.nn.functional.pad(prediction_BP, (0, self.prediction_width - prediction_BP.shape[1]))
+
+
+class Sluggish(Counting):
+    """Another version of `Counting`, that learns in smaller steps."""
+
+    step_size = 0.01
+
+
+class Sick(Counting):
+    """Another version, whose every loss is NaN."""
+
+    def loss(self, prediction_BP: Tensor, batch: Batch) -> Tensor:
+        return super().loss(prediction_BP, batch) * torch.nan
+
+
+class Narrow(Counting):
+    """A model that cannot stand in for `Counting`: it takes one feature less."""
+
+    observation = ObservationSpec(ids=Counting.observation.ids, features=("x",), outcome=Counting.observation.outcome)
+    state_shapes = {"count": (1,), "sum": (1,), "hash": (1,), "weights": (1,)}  # noqa: RUF012

@@ -67,6 +67,8 @@ class Learner:
     def learn(self, rows: Indices, events: Records) -> Learned:
         """One forward and one backward over events of different users."""
         learned = Learned.nothing(len(events), self._layout.prediction_width)
+        if not len(events):
+            return learned
         for indices, update in self._isolate(self.model.update, rows, events, np.arange(len(events)), learned):
             refusals = self.guard.check(update)
             state_BD = update.state_BD.detach().numpy()

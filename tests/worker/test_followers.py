@@ -19,7 +19,7 @@ from evercurrent.v1.columns_pb2 import EVENT_KIND_QUERY
 from evercurrent.v1.models_pb2 import MODEL_ROLE_SHADOW, MODEL_ROLE_STANDBY
 from evercurrent.v1.worker_pb2 import LinkTagOpen
 from evercurrent.wire import Records
-from tests.toys import NAN_LOSS, RAISE, Counting, next_hash
+from tests.toys import NAN_LOSS, RAISE, Counting, Sluggish, next_hash
 from tests.worker.playing import Played
 from tests.worker.test_engine import drain, event, new_engine, open_tag, receive
 from worker import followers as module
@@ -28,13 +28,6 @@ from worker.parts import Floats
 
 NO_CLAIMS = np.zeros((NUM_SLOTS, 2), np.uint64)
 USERS = [f"user-{number}" for number in range(6)]
-
-
-class Sluggish(Counting):
-    """Learns with another step size, so that its weights are not the live one's."""
-
-    name = "sluggish"
-    step_size = 0.01
 
 
 def history_of(deeds: list[int]) -> tuple[int, int]:
@@ -317,6 +310,8 @@ def test_a_user_whose_updates_are_refused_again_and_again_is_quarantined_until_o
         receive(engine, link, event(0, deed=NAN_LOSS))
         ((_, _, reason),) = drain(engine)
         assert reason == pb.REASON_LOSS_NOT_FINITE
+    receive(engine, link, event(0, deed=2))
+    assert [reason for _, _, reason in drain(engine)] == [pb.REASON_QUARANTINED]
     receive(engine, link, event(0, deed=2), event(1, deed=2))
     assert [reason for _, _, reason in drain(engine)] == [pb.REASON_QUARANTINED, 0]
     assert learned(engine, engine.live.version, USERS[0]) == history_of([1])
