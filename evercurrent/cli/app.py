@@ -25,6 +25,10 @@ app = typer.Typer(
     epilog="Settings come from flags, from the environment (EVERCURRENT_WORKER__RESIDENTS_MAX=1000), from a TOML file "
     "(--config FILE, tables worker and router), or are the defaults shown; the first of these counts.",
 )
+models = typer.Typer(
+    no_args_is_help=True, help="Model versions in a store: weights and the class that they belong to, by name."
+)
+app.add_typer(models, name="models")
 shadow = typer.Typer(
     no_args_is_help=True, help="A candidate learns beside the live model, from the same events, unseen by users."
 )
@@ -89,6 +93,12 @@ WhoOption = Annotated[
 ]
 WhyOption = Annotated[str, typer.Option(metavar="TEXT", help="Why, for the audit trail.", show_default="nothing")]
 ROUTER = "127.0.0.1:7600"
+StoreOption = Annotated[
+    str,
+    typer.Option("--store", metavar="URL", help="The workers' store: sqlite:PATH or s3://BUCKET/PREFIX?endpoint=…."),
+]
+STORE = "sqlite:evercurrent.db"
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 WorkersOption = Annotated[int, typer.Option("--workers", min=1, max=256, help="Worker processes.")]
 
 
@@ -244,6 +254,60 @@ def hot(
     from evercurrent.cli.hot import show_hot_users
 
     show_hot_users(by, num, address)
+
+
+@models.command("push")
+def models_push(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Its name from now on: a-z, 0-9, '.', '_', '-'.")],
+    model: Annotated[str, typer.Option(metavar="TEXT", help="A name of ours, or module:Class.")],
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its weights, safetensors.", show_default="the model's own")
+    ] = None,
+    who: WhoOption = None,
+    why: WhyOption = "",
+    store: StoreOption = STORE,
+) -> None:
+    """Register a version: it is kept in the store, and workers load it from there when it is to run.
+
+    The class must be importable where the workers run; weights are safetensors, never code. A version never changes.
+
+    evercurrent models push v2 --model my_models.tutor:Tutor --weights tutor.safetensors --why "wider state"
+    """
+    from evercurrent.cli.models import push
+
+    push(store, version, model, weights, who, why)
+
+
+@models.command("list")
+def models_list(as_json: JsonOption = False, store: StoreOption = STORE) -> None:
+    """Show all that are registered, and what each is: live, standby, shadow."""
+    from evercurrent.cli.models import list_versions
+
+    list_versions(store, as_json)
+
+
+@models.command("show")
+def models_show(
+    version: Annotated[
+        str | None, typer.Argument(metavar="[VERSION]", help="One of them.", show_default="which run")
+    ] = None,
+    as_json: JsonOption = False,
+    store: StoreOption = STORE,
+) -> None:
+    """Show all that is known of a version; without one, which run, and who decided that."""
+    from evercurrent.cli.models import show
+
+    show(store, version, as_json)
+
+
+@models.command("log")
+def models_log(
+    num: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="How many.")] = 50, store: StoreOption = STORE
+) -> None:
+    """Show who changed what when, newest first, and how the versions compared at that time."""
+    from evercurrent.cli.models import log
+
+    log(store, num)
 
 
 @shadow.command("start")

@@ -20,13 +20,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from evercurrent.cli.errors import CommandError
-from evercurrent.settings import SettingsError
-from persistence import ObjectStore, StoreError, StoreMisconfigured, open_store, parse_url
+from evercurrent.cli.stores import check_url
+from persistence import ObjectStore, StoreError, open_store
 from persistence.columns import lists, ulid_texts
 from persistence.events import NUM_BUCKETS, SCHEMA, list_days, read_events
-from persistence.open import MemoryTarget
 from persistence.snapshot import States, read_states
-from persistence.sqlite import SqliteTarget
 
 T = TypeVar("T")
 
@@ -80,7 +78,7 @@ def export_states(url: str, out: Path) -> None:
 
 def _run(url: str, out: Path, export: Callable[[ObjectStore, Path], Coroutine[Any, Any, T]]) -> T:
     """Has a store exported into a folder that becomes `out` once it is whole."""
-    _check_url(url)
+    check_url(url)
     with _whole_folder(out) as folder:
         try:
             return asyncio.run(_with_store(url, folder, export))
@@ -91,17 +89,6 @@ def _run(url: str, out: Path, export: Callable[[ObjectStore, Path], Coroutine[An
 async def _with_store(url: str, folder: Path, export: Callable[[ObjectStore, Path], Coroutine[Any, Any, T]]) -> T:
     async with open_store(url) as store:
         return await export(store, folder)
-
-
-def _check_url(url: str) -> None:
-    try:
-        target = parse_url(url)
-    except StoreMisconfigured as error:
-        raise SettingsError(f"--store: {error}") from error
-    if isinstance(target, MemoryTarget):
-        raise SettingsError("--store: a store in memory is its worker's own: nobody else can read it")
-    if isinstance(target, SqliteTarget) and not target.path.exists():
-        raise CommandError(f"there is no store at {target.path}")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from getpass import getuser
 from importlib.util import find_spec
 from pathlib import Path
+from socket import gethostname
 from typing import TypeVar
 
 import grpc
@@ -49,7 +50,7 @@ def admin(address: str) -> Iterator[AdminServiceStub]:
 
 def change_models(address: str, who: str | None, why: str, **change: object) -> None:
     """Has the router make one change, and says what runs now."""
-    request = admin_pb2.ChangeModelsRequest(who=who or getuser(), why=why, **change)  # type: ignore[arg-type]
+    request = admin_pb2.ChangeModelsRequest(who=who or user_name(), why=why, **change)  # type: ignore[arg-type]
     with admin(address) as stub:
         response: admin_pb2.ChangeModelsResponse = stub.ChangeModels(request, timeout=TIMEOUT_S)
     console = Console()
@@ -59,6 +60,11 @@ def change_models(address: str, who: str | None, why: str, **change: object) -> 
     if response.missing_workers:
         missing = ", ".join(response.missing_workers)
         console.print(f"Not reached, they follow when they see it in the store: {missing}.", markup=False)
+
+
+def user_name() -> str:
+    """Whoever runs this, for the audit trail."""
+    return f"{getuser()}@{gethostname()}"
 
 
 def watch(
