@@ -140,6 +140,28 @@ def failover(
     run_and_report("failover", json, seed, lambda watch: measure(Options(quick, seed), watch, users, rate))
 
 
+@app.command()
+def shadow(
+    quick: Quick = False,
+    json: Json = None,
+    seed: Seed = 1,
+    users: Users = 64,
+    rate: Annotated[
+        float, typer.Option("--rate", help="Offered updates a second of all users while versions change.", min=1)
+    ] = 500.0,
+) -> None:
+    """What versions beside the live one cost it, what a swap costs users, how soon a bad version is gone.
+
+    shadow_added_p99_steps is the P99 that one shadow of all users adds to the live version at half of saturation, in
+    steps of that shadow; live_p99_ratio_3_shadows the P99 with three over none. promote_ms and rollback_ms are from the
+    change of the control object until all workers have followed. lost counts updates that replies, or the stored states
+    of either version, do not show. rolled_back_s is from the promotion of a bad version until the policy has undone it.
+    """
+    from bench.shadow import measure
+
+    run_and_report("shadow", json, seed, lambda watch: measure(Options(quick, seed), watch, users, rate))
+
+
 def run_and_report(name: str, path: Path | None, seed: int, measure: Callable[[Watch], tuple[Metric, ...]]) -> None:
     """Runs one bench and reports it. Ctrl-C, or a reply that is no applied update, ends what was started and writes
     nothing."""

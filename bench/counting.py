@@ -20,6 +20,10 @@ class Counting(Model):
     state_shapes = {"count": (1,), "hash": (1,), "weight": (1,)}  # noqa: RUF012
     prediction_width = 3
     learned = ("weight",)
+    score_max = 4.0
+
+    def score(self, prediction_BP: Tensor, batch: Batch) -> Tensor:
+        return (prediction_BP[:, 2] - batch.outcome) ** 2
 
     def predict(self, state_BD: Tensor, batch: Batch) -> Tensor:
         return state_BD

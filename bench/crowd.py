@@ -268,7 +268,7 @@ async def crowd(
 
 
 async def stored_views(store: str) -> dict[str, View]:
-    """What the store alone says of each user.
+    """What the store alone says of each user; where it has states of several versions, the one that has learned least.
 
     Raises:
         WrongReplyError: something in it is damaged.
@@ -281,5 +281,6 @@ async def stored_views(store: str) -> dict[str, View]:
             for part in slot.states:
                 counts, hashes = part.rows.states[:, 0].tolist(), part.rows.states[:, 1].tolist()
                 for user, count, hashed in zip(part.rows.users, counts, hashes, strict=True):
-                    found[user.removeprefix("\0")] = View(int(count), int(hashed))
+                    name, view = user.removeprefix("\0"), View(int(count), int(hashed))
+                    found[name] = min(found.get(name, view), view)
     return found

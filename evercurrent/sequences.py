@@ -59,6 +59,12 @@ class Running:
         away = differences - guess
         self.variance += float(away @ away)
 
+    def add_zeros(self, num: int) -> None:
+        """So many differences of 0."""
+        if self.sum:
+            self.variance += num * (self.sum / self.count) ** 2
+        self.count += num
+
     def sums(self) -> pb.SequenceSums:
         """As it is sent."""
         return pb.SequenceSums(count=self.count, sum=self.sum, variance=self.variance)

@@ -142,7 +142,7 @@ class Engine:
         self._last_link = 0
         self._last_refusal = 0
         probe(model, self.layout)
-        self._go_live(Learner(1, model, residents.live, self.layout))
+        self._go_live(Learner(1, model, residents.live, self.layout, clock_us))
 
     @property
     def num_waiting(self) -> int:
@@ -287,7 +287,7 @@ class Engine:
             self.versions.append(version)
         self.residents.shapes[version] = dict(model.state_shapes)
         states = blank_states(version, model, len(self.residents.live.states))
-        learner = Learner(self.versions.index(version), model, states, self.layout)
+        learner = Learner(self.versions.index(version), model, states, self.layout, self._clock_us)
         self.followers.add(learner, role, fraction, starts_anew)
 
     def unfollow(self, version: str) -> None:
@@ -396,14 +396,18 @@ class Engine:
         received_us, link, entry, row, _, hydrate_us, _, _ = taken.marks.item()
         if entry != UNSEQUENCED and event.seq != self.sessions.last_seq.item(entry) + 1:
             return None
+        update_us = 0
         if self.followers:
             self.followers.before(taken.marks["row"])
+            update_us = self._clock_us()
         try:
             update = self.model.update(
                 torch.from_numpy(self.slab.state[row : row + 1].copy()), self._batch_of_one(taken)
             )
         except Exception:  # The general way does it again, and reports it.
             return None
+        if self.followers:
+            update_us = self._clock_us() - update_us
         state_BD = update.state_BD.detach()
         loss = update.loss_B.item()
         if not self.live.guard.allows(loss, update.gradient_norm_B.item(), state_BD.abs().max().item()):
@@ -421,7 +425,7 @@ class Engine:
         self.num_updates += 1
         prediction_P = update.prediction_BP.tolist()[0]
         if self.followers:
-            self.followers.note_live_step(self._clock_us() - began_us)
+            self.followers.note_live_step(update_us)
             self.followers.offer(taken.events, taken.marks["row"], prediction_P, _OK)
         step_us = self._clock_us() - began_us
         self.num_steps += 1
@@ -738,10 +742,9 @@ class Engine:
         if self.followers:
             self.followers.before(rows)
         kept = self._not_quarantined(learning, rows, rejected)
-        began_us = self._clock_us() if self.followers else 0
         learned = self.live.learn(rows[kept], events[kept])
         if self.followers:
-            self.followers.note_live_step(self._clock_us() - began_us)
+            self.followers.note_live_step(self.live.update_us)
         applied = learned.applied()
         indices, applied_rows = learning[kept][applied], rows[kept][applied]
         self.slab.version[applied_rows] += np.uint64(1)

@@ -32,7 +32,7 @@ from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.models_pb2 import MODEL_ROLE_STANDBY, ModelRole
 from evercurrent.wire import Layout, Records
 from worker.inbox import Inbox, Waiting
-from worker.learner import Learner
+from worker.learner import Learned, Learner
 from worker.parts import Floats, Mask
 from worker.residents import Indices, Residents
 from worker.validation import has_outcome
@@ -238,10 +238,10 @@ class Followers:
             self._put(follower, offered if present.all() else offered.take(present))
         self.awake()
 
-    def note_live_step(self, step_us: int) -> None:
-        """How long a step of the live version took."""
+    def note_live_step(self, update_us: int) -> None:
+        """How long the live version's model took in a step."""
         if self.standby is not None and len(self._live_times) < STANDBY_BACKLOG_MAX:
-            self._live_times.append(step_us)
+            self._live_times.append(update_us)
 
     # --- beside it --------------------------------------------------------------------------------------------------
 
@@ -253,13 +253,13 @@ class Followers:
         self._learn(follower, follower.inbox.cut())
 
     def catch_up(self, rows: Indices) -> dict[str, Mask]:
-        """Have whole followers learn now from all that waits of these rows; of each shadow, for which of them something
-        waits still."""
+        """Have whole followers learn now from all that waits of these rows, and shadows if that is little; of the other
+        shadows, for which rows something waits still."""
         lagging = {}
         for follower in self:
             if not len(follower.inbox):
                 continue
-            if follower.is_whole:
+            if follower.is_whole or len(follower.inbox) <= STEP_EVENTS_MAX:
                 self._catch_up(follower, rows)
             else:
                 waiting = follower.inbox.rows()
@@ -384,7 +384,6 @@ class Followers:
         answers: dict[int, tuple[Floats, float, pb.Rejection | None]] | None = None,
     ) -> None:
         """One step of a follower: learn, and add up how it did beside the live version."""
-        began_us = self._clock_us()
         rows = taken.marks["row"]
         same = self._residents.slab.generation[rows] == taken.marks["generation"]
         same &= follower.learner.states.present[rows]
@@ -393,6 +392,7 @@ class Followers:
             rows = taken.marks["row"]
             if not len(taken):
                 return
+        began_us = self._clock_us()
         learned = follower.learner.learn(rows, taken.events)
         sums = follower.sums
         sums.num_updates += len(taken) - len(learned.refused)
@@ -402,36 +402,42 @@ class Followers:
             for index, row in enumerate(rows.tolist()):
                 loss = float(learned.loss_N[index])
                 answers[row] = learned.prediction_NP[index], loss, learned.refused.get(index)
-        fate = np.full(len(taken), OK, np.uint8)
+        self._add_fates(sums, taken.marks["fate"], learned)
+        self._add_scores(sums, taken, learned.prediction_NP)
+        sums.num_steps += 1
+        sums.step_us += self._clock_us() - began_us
+        if follower.role == MODEL_ROLE_STANDBY:
+            self._compare_times(follower, follower.learner.update_us)
+
+    def _add_fates(self, sums: Sums, live_fate: NDArray[np.uint8], learned: Learned) -> None:
+        if not learned.refused and not live_fate.any():
+            sums.rejections.add_zeros(len(live_fate))
+            sums.failures.add_zeros(len(live_fate))
+            return
+        fate = np.full(len(live_fate), OK, np.uint8)
         fate[list(learned.refused)] = REFUSED
         fate[list(learned.raised)] = RAISED
-        live_fate = taken.marks["fate"]
         sums.rejections.add((live_fate == REFUSED).astype(np.float64) - (fate == REFUSED))
         sums.failures.add((live_fate == RAISED).astype(np.float64) - (fate == RAISED))
-        self._add_scores(sums, taken, learned.prediction_NP)
-        step_us = self._clock_us() - began_us
-        sums.num_steps += 1
-        sums.step_us += step_us
-        if follower.role == MODEL_ROLE_STANDBY:
-            self._compare_times(follower, step_us)
 
     def _add_scores(self, sums: Sums, taken: Waiting, prediction_NP: Floats) -> None:
         has = has_outcome(taken.events)
         if self.scorer is None or not has.any():
             return
-        events = taken.events[has]
-        live = self.scorer(taken.marks["prediction"][has], events)
-        own = self.scorer(prediction_NP[has], events)
+        events, live_NP = taken.events, taken.marks["prediction"]
+        if not has.all():
+            events, live_NP, prediction_NP = events[has], live_NP[has], prediction_NP[has]
+        live, own = self.scorer(live_NP, events), self.scorer(prediction_NP, events)
         sums.live_score_sum += float(live.sum())
         sums.score_sum += float(own.sum())
         sums.score.add(live - own)
 
-    def _compare_times(self, standby: Follower, step_us: int) -> None:
+    def _compare_times(self, standby: Follower, update_us: int) -> None:
         """Of the live steps since: whether each took so many times what the standby's usually do."""
         times = standby.step_times
         if len(times) >= STEP_TIMES and self._live_times:
             bound_us = self.slower_max * median(times[-STEP_TIMES:])
             standby.sums.slowness.add((np.array(self._live_times) > bound_us).astype(np.float64) - 0.5)
         self._live_times.clear()
-        times.append(step_us)
+        times.append(update_us)
         del times[:-STEP_TIMES]

@@ -35,6 +35,9 @@ STATUS_INTERVAL_S = 0.2
 SECOND_THOUGHTS_S = 0.2
 """A worker that drains waits so long for a router to change its mind, which has nobody else for its users."""
 
+FOLLOW_DELAY_S = 0.01
+"""How long an event waits for others before the versions beside the live one learn from it."""
+
 TURNS = 3
 """Rounds of the loop from the socket to the step: between two steps of versions that do not serve there are so many."""
 
@@ -231,12 +234,14 @@ class Incarnation:
                 await asyncio.sleep(0)
 
     async def _follow_on(self) -> None:
-        """Have the versions beside the live one learn whenever nothing waits for the live one, for ever. Before each of
-        their steps the loop hands over what has come: an event waits for one such step at most."""
+        """Have the versions beside the live one learn whenever nothing waits for the live one, for ever. A step costs
+        about the same for many events as for one, so they wait a moment for each other. Before each step the loop hands
+        over what has come: an event waits for one such step at most."""
         followers = self.engine.followers
         while True:
             await self._has_followed.wait()
             self._has_followed.clear()
+            await asyncio.sleep(FOLLOW_DELAY_S)
             while followers.num_waiting:
                 for _ in range(TURNS):
                     await asyncio.sleep(0)

@@ -53,15 +53,19 @@ class Learned:
 
 
 class Learner:
-    """`number` is what result records call the version."""
+    """`number` is what result records call the version; `update_us`: what the model itself took in the last `learn`."""
 
-    def __init__(self, number: int, model: Model, states: VersionStates, layout: Layout) -> None:
+    def __init__(
+        self, number: int, model: Model, states: VersionStates, layout: Layout, clock_us: Callable[[], int]
+    ) -> None:
         self.number = number
         self.version = states.version
         self.model = model
         self.states = states
         self.guard = Guard(model)
+        self.update_us = 0
         self._layout = layout
+        self._clock_us = clock_us
         self._model_errors: set[type[Exception]] = set()
 
     def learn(self, rows: Indices, events: Records) -> Learned:
@@ -69,7 +73,8 @@ class Learner:
         learned = Learned.nothing(len(events), self._layout.prediction_width)
         if not len(events):
             return learned
-        for indices, update in self._isolate(self.model.update, rows, events, np.arange(len(events)), learned):
+        self.update_us = 0
+        for indices, update in self._isolate(self._update, rows, events, np.arange(len(events)), learned):
             refusals = self.guard.check(update)
             state_BD = update.state_BD.detach().numpy()
             prediction_BP, loss_B = update.prediction_BP.detach().numpy(), update.loss_B.detach().numpy()
@@ -90,6 +95,13 @@ class Learner:
         for indices, prediction_BP in self._isolate(self._read_out, rows, events, np.arange(len(events)), answered):
             answered.prediction_NP[indices] = prediction_BP
         return answered
+
+    def _update(self, states_BD: torch.Tensor, batch: Batch) -> Update:
+        began_us = self._clock_us()
+        try:
+            return self.model.update(states_BD, batch)
+        finally:
+            self.update_us += self._clock_us() - began_us
 
     def _read_out(self, states_BD: torch.Tensor, batch: Batch) -> Floats:
         with torch.no_grad():

@@ -20,6 +20,9 @@ from worker.slab import INITIAL_ROW, Indices
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Shapes = Mapping[str, tuple[int, ...]]
+UNKNOWN = 0
+"""The position of a user of whom it was not asked for yet."""
+
 Migrate = Callable[[Floats, Shapes], Floats]
 """A version's states [B, D] of another's, by that one's tensors."""
 
@@ -36,7 +39,7 @@ class VersionStates:
         self.present = np.zeros(len(states), np.bool_)
         self.pinned = np.zeros(len(states), np.bool_)
         self.migrate = migrate
-        self._positions = np.full(len(states), np.nan, np.float32)
+        self._positions = np.zeros(len(states), np.float32)
 
     @classmethod
     def blank(cls, version: str, initial: Floats, num_rows: int, migrate: Migrate | None = None) -> VersionStates:
@@ -56,12 +59,12 @@ class VersionStates:
         """Who is there now, or nobody, has none."""
         self.present[rows] = False
         self.pinned[rows] = False
-        self._positions[rows] = np.nan
+        self._positions[rows] = UNKNOWN
 
     def members(self, rows: Indices, fraction: float, users: Callable[[Indices], Sequence[str]]) -> Mask:
         """Who of these is among a fraction of all users, by hash, or pinned. `users` names those never asked about."""
         positions = self._positions[rows]
-        unknown = np.isnan(positions)
+        unknown = positions == UNKNOWN
         if unknown.any():
             found = [position(self.version, user) for user in users(rows[unknown])]
             self._positions[rows[unknown]] = positions[unknown] = found
@@ -70,6 +73,7 @@ class VersionStates:
 
 
 def position(version: str, user: str) -> float:
-    """Where a user is among all, in [0, 1), in the order in which a version takes them: another order for each."""
+    """Where a user is among all, above 0 and below 1, in the order in which a version takes them: another order for
+    each."""
     digest = blake2b(f"{version}\0{user}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "little") / 2**32 * (1 - 2**-23)
+    return ((int.from_bytes(digest, "little") >> 9) + 0.5) / 2**23

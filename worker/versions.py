@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -33,7 +35,7 @@ from persistence.registry import Registry
 from worker.followers import Scorer
 from worker.incarnation import Incarnation
 from worker.learner import batch_of
-from worker.parts import Floats
+from worker.parts import Floats, Shapes
 
 LOOK_INTERVAL_S = 2.0
 PREPARED_S = 30.0
@@ -62,7 +64,7 @@ class Versions:
         self._version = version
         self._begin = begin
         self._models: dict[str, Model] = {version: model}
-        self._shapes = {version: dict(model.state_shapes)}
+        self._shapes: dict[str, Shapes] = {version: dict(model.state_shapes)}
         self._incarnation: Incarnation | None = None
         self._turn = asyncio.Lock()
         self._prepared: asyncio.TimerHandle | None = None
@@ -124,7 +126,6 @@ class Versions:
             if control is None or control.revision < revision:
                 raise refused(pb.REASON_UNAVAILABLE, "revision", f"the store does not say {revision} yet", 100)
             if self.control is None or control.revision > self.control.revision:
-                await self._learn_shapes()
                 for version in (control.live, *_beside(control)):
                     await self._load(version)
                 self._apply(control)
@@ -143,7 +144,7 @@ class Versions:
             if not to_go_live or version == engine.live.version:
                 return
             if engine.followers.get(version) is None:
-                await self._learn_shapes()
+                engine.residents.shapes.update(self._shapes)
                 engine.follow(version, model, MODEL_ROLE_SHADOW, 1.0, starts_anew=False)
             for _ in engine.followers.fill(version):
                 await asyncio.sleep(0)
@@ -184,7 +185,7 @@ class Versions:
         """Know the tensors of all registered versions: records may be of any."""
         assert self.registry is not None, "there is no registry"
         for found in await self.registry.versions():
-            self._shapes[found.version] = {tensor.name: tuple(tensor.shape) for tensor in found.state}
+            self._shapes[found.version] = shapes_of(found)
 
     async def _load(self, version: str) -> Model:
         """A version's model. Raises ModelLoadError or StoreError."""
@@ -195,10 +196,12 @@ class Versions:
         if found is None:
             raise ModelLoadError(f"version {version!r} is not registered")
         weights = await self.registry.weights(found)
-        model = await asyncio.to_thread(parse_model, weights, found.class_path)
+        with _short_turns():
+            model = await asyncio.to_thread(parse_model, weights, found.class_path)
         if why := mismatch(describe(self.model), describe(model)):
             raise ModelLoadError(f"version {version!r} does not fit what is served here: {why}")
         self._models[version] = model
+        self._shapes[version] = shapes_of(found)
         logger.info("loaded version=%s class=%s", version, found.class_path)
         return model
 
@@ -238,6 +241,22 @@ def _beside(control: ModelControl) -> list[str]:
     """The versions that run beside the live one."""
     standby = [control.standby] if control.standby else []
     return [*standby, *(plan.version for plan in control.shadows)]
+
+
+def shapes_of(version: models_pb2.ModelVersion) -> Shapes:
+    """The tensors of a version's states."""
+    return {tensor.name: tuple(tensor.shape) for tensor in version.state}
+
+
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    """Threads take turns ten times as often meanwhile: importing a model holds the interpreter, and users wait."""
+    usual_s = sys.getswitchinterval()
+    sys.setswitchinterval(usual_s / 10)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual_s)
 
 
 def scorer_of(policy: models_pb2.Policy, live: Model) -> tuple[Scorer | None, float]:

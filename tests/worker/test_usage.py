@@ -159,7 +159,8 @@ def event(tag: int, kind: int = EVENT_KIND_OBSERVATION, deed: int = 1) -> Event:
 
 
 def test_steps_are_counted_to_those_whose_events_they_took() -> None:
-    """The clock is read twice a step and at each receipt and open; each time it is 8 µs later."""
+    """The clock is read twice a step, twice for each run of the model, and at each receipt and open; each time it is 8 µs
+    later."""
     engine = Played(Counting(), 10, 64, itertools.count(0, 8).__next__)
     link = engine.open_link()
     users = ("ann", "bob", "cid")
@@ -180,9 +181,9 @@ def test_steps_are_counted_to_those_whose_events_they_took() -> None:
 
     nothing = (0.0, 0.0)
     assert counted(event(0)) == [(1, 8), nothing, nothing]
-    assert counted(event(0), event(1)) == [(1, 4), (1, 4), nothing]
+    assert counted(event(0), event(1)) == [(1, 12), (1, 12), nothing]
     assert counted(event(2, EVENT_KIND_QUERY)) == [nothing, nothing, (1, 8)]
-    assert counted(*[event(0, EVENT_KIND_QUERY)] * 3, event(2)) == [(3, 6), nothing, (1, 2)]
-    assert counted(event(1, deed=RAISE)) == [nothing, (1, 8), nothing]
-    assert counted(event(0, EVENT_KIND_CLOSE), event(1), event(7)) == [nothing, (1, 4), nothing]
+    assert counted(*[event(0, EVENT_KIND_QUERY)] * 3, event(2)) == [(3, 18), nothing, (1, 6)]
+    assert counted(event(1, deed=RAISE)) == [nothing, (1, 24), nothing]
+    assert counted(event(0, EVENT_KIND_CLOSE), event(1), event(7)) == [nothing, (1, 12), nothing]
     assert counted(event(1, EVENT_KIND_CLOSE)) == [nothing, nothing, nothing]
