@@ -1,7 +1,7 @@
 """Bench `shadow`: what versions beside the live one cost it, what a swap costs users, how soon a bad version is gone.
 
-Four services of one worker take turns in short blocks of the same open Poisson load, at half of what a closed loop
-reaches there: two without a shadow (what equal arms differ by), one with one shadow of all users, one with three.
+Four services of one worker take turns in short blocks of the same open Poisson load, at half of the rate that saturates
+one: two without a shadow (what equal arms differ by), one with one shadow of all users, one with three.
 
 Then users of the SDK send under an open load to two workers on SQLite while a version goes live and is rolled back,
 again and again, at last one that takes ten times as long. The model's predictions and the store in the end, which has
@@ -24,11 +24,11 @@ from tempfile import TemporaryDirectory
 import grpc
 import numpy as np
 
-from bench import load, pacing, traffic
+from bench import load, pacing
 from bench.accounts import judged, latencies_ns
 from bench.counting import Counting
 from bench.crowd import Crowd, Errors, crowd, stored_views
-from bench.open_loop import OPEN_LOOP_SESSIONS, Latencies, OpenLoopArm, users
+from bench.open_loop import OPEN_LOOP_SESSIONS, Latencies, OpenLoopArm
 from bench.pairs import interleave
 from bench.planted import Slow, SlowCounting, SoonNaN, WrongSign
 from bench.processes import entered_together
@@ -55,8 +55,10 @@ SHADOWS = (0, 0, 1, 3)
 PLANTED: dict[str, type[KnowledgeTracing]] = {"wrong-sign": WrongSign, "soon-nan": SoonNaN, "slow": Slow}
 ROLLED_BACK_WITHIN_S = 60.0
 LOOK_S = 0.05
-CLOSED_LOOP_UPDATES = 40
-"""Of each session, to find what a closed loop reaches."""
+FIRST_RATE_PER_S = 400.0
+RATE_STEP = 1.15
+SATURATED_MS = 50.0
+"""A service whose P99 is above it has a queue that grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +176,8 @@ async def _costs(options: Options, watch: Watch, sizes: Sizes, addresses: Sequen
                     await Operator(channel).change(start_shadow=StartShadow(version=f"v{number}"))
             model = await load.describe_model(opened[0])
             traffics = [Traffic(model, np.random.default_rng(options.seed)) for _ in opened]
-            with watch.stage("what a closed loop reaches", 1) as advance:
-                saturation_per_s = await _saturation(opened[0], traffics[0])
+            with watch.stage("saturation", 1) as advance:
+                saturation_per_s = await _saturation(opened[0], traffics[0], clock, sizes.block_s)
                 advance()
             rate_per_s = saturation_per_s / 2
             arms = [
@@ -190,22 +192,22 @@ async def _costs(options: Options, watch: Watch, sizes: Sizes, addresses: Sequen
                 await arm.close()
             beside = [await Operator(channel).compare() for channel in opened[2:]]
     return [
-        Metric("saturation_per_s", saturation_per_s, f"a closed loop, {OPEN_LOOP_SESSIONS} sessions, one worker"),
-        Metric("offered_per_s", rate_per_s, "half of it, Poisson"),
+        Metric("saturation_per_s", saturation_per_s, f"the last rate with a P99 below {SATURATED_MS:g} ms, one worker"),
+        Metric("offered_per_s", rate_per_s, f"half of it, Poisson, {OPEN_LOOP_SESSIONS} sessions"),
         *_compared(options.seed, none, again, one, three, beside),
     ]
 
 
-async def _saturation(channel: grpc.aio.Channel, traffic_: Traffic) -> float:
-    streams = [await load.open_session(channel, traffic.session_open(f"closed-{user}")) for user in users()]
-    requests = [traffic_.session_requests(1, CLOSED_LOOP_UPDATES) for _ in streams]
-    began_s = time.monotonic()
-    replies = await load.closed_loops(streams, requests)
-    elapsed_s = time.monotonic() - began_s
-    for each, stream in zip(replies, streams, strict=True):
-        load.check_session(each, 1)
-        await load.close(stream)
-    return len(streams) * CLOSED_LOOP_UPDATES / elapsed_s
+async def _saturation(channel: grpc.aio.Channel, traffic_: Traffic, clock: pacing.Clock, block_s: float) -> float:
+    """The highest rate of a rising open load at which the P99 of a block stays below SATURATED_MS."""
+    arm = await OpenLoopArm.open(channel, traffic_, FIRST_RATE_PER_S, block_s, clock)
+    await arm()
+    sustained_per_s = arm.rate_per_s
+    while percentile(await arm(), 99) < SATURATED_MS * 1e6:
+        sustained_per_s = arm.rate_per_s
+        arm.rate_per_s *= RATE_STEP
+    await arm.close()
+    return sustained_per_s
 
 
 def _compared(

@@ -48,7 +48,6 @@ from worker.validation import Validator, is_observation
 from worker.watches import Watch, Watches
 
 _TRUE = torch.ones(1, dtype=torch.bool)
-_OK = np.array([OK], np.uint8)
 
 Clock = Callable[[], int]
 """Monotonic microseconds."""
@@ -398,7 +397,7 @@ class Engine:
             return None
         update_us = 0
         if self.followers:
-            self.followers.before(taken.marks["row"])
+            self.followers.before_one(row)
             update_us = self._clock_us()
         try:
             update = self.model.update(
@@ -426,7 +425,7 @@ class Engine:
         prediction_P = update.prediction_BP.tolist()[0]
         if self.followers:
             self.followers.note_live_step(update_us)
-            self.followers.offer(taken.events, taken.marks["row"], prediction_P, _OK)
+            self.followers.offer_one(taken.events, row, prediction_P)
         step_us = self._clock_us() - began_us
         self.num_steps += 1
         self.steps_us += step_us
@@ -755,7 +754,7 @@ class Engine:
         rejected.update((int(learning[kept[at]]), why) for at, why in learned.refused.items())
         self._count_strikes(applied_rows, rows[kept[list(learned.refused)]])
         if self.followers:
-            fate = np.full(len(learning), REFUSED, np.uint8)
+            fate = np.full(len(learning), REFUSED, np.uint32)
             fate[kept] = OK
             fate[kept[list(learned.refused)]] = REFUSED
             fate[kept[list(learned.raised)]] = RAISED

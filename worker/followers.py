@@ -125,7 +125,7 @@ class Followers:
             [
                 ("row", "<i4"),
                 ("generation", "<u4"),
-                ("fate", "u1"),
+                ("fate", "<u4"),
                 ("prediction", "<f4", (layout.prediction_width,)),
             ]
         )
@@ -145,6 +145,16 @@ class Followers:
     def num_waiting(self) -> int:
         """Events that wait for any of them."""
         return sum(len(follower.inbox) for follower in self)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether enough events wait for one of them to make a step full."""
+        return any(len(follower.inbox) >= STEP_EVENTS_MAX for follower in self._followers.values())
+
+    @property
+    def num_steps_due(self) -> int:
+        """Steps that what waits now takes."""
+        return sum(-(-len(follower.inbox) // STEP_EVENTS_MAX) for follower in self)
 
     @property
     def standby(self) -> Follower | None:
@@ -225,7 +235,7 @@ class Followers:
                 some = rows[lacking]
                 self._fill(follower, some[self._are_members(follower, some)])
 
-    def offer(self, events: Records, rows: Indices, prediction_NP: Floats, fate: NDArray[np.uint8]) -> None:
+    def offer(self, events: Records, rows: Indices, prediction_NP: Floats, fate: NDArray[np.uint32]) -> None:
         """The live version has learned from these, one event a user, or refused to."""
         marks = np.zeros(len(events), self._marks)
         marks["row"] = rows
@@ -236,6 +246,23 @@ class Followers:
         for follower in self:
             present = follower.learner.states.present[rows]
             self._put(follower, offered if present.all() else offered.take(present))
+        self.awake()
+
+    def before_one(self, row: int) -> None:
+        """The same for one, without the array operations that pay only for many."""
+        for follower in self._followers.values():
+            if not follower.learner.states.present.item(row):
+                self.before(np.array([row], np.intp))
+                return
+
+    def offer_one(self, events: Records, row: int, prediction_P: list[float]) -> None:
+        """The same for one event that the live version has learned from."""
+        generation = self._residents.slab.generation.item(row)
+        marks = np.array([(row, generation, OK, prediction_P)], self._marks)
+        offered = Waiting(events, marks)
+        for follower in self._followers.values():
+            if follower.learner.states.present.item(row):
+                self._put(follower, offered)
         self.awake()
 
     def note_live_step(self, update_us: int) -> None:
@@ -409,12 +436,12 @@ class Followers:
         if follower.role == MODEL_ROLE_STANDBY:
             self._compare_times(follower, follower.learner.update_us)
 
-    def _add_fates(self, sums: Sums, live_fate: NDArray[np.uint8], learned: Learned) -> None:
+    def _add_fates(self, sums: Sums, live_fate: NDArray[np.uint32], learned: Learned) -> None:
         if not learned.refused and not live_fate.any():
             sums.rejections.add_zeros(len(live_fate))
             sums.failures.add_zeros(len(live_fate))
             return
-        fate = np.full(len(live_fate), OK, np.uint8)
+        fate = np.full(len(live_fate), OK, np.uint32)
         fate[list(learned.refused)] = REFUSED
         fate[list(learned.raised)] = RAISED
         sums.rejections.add((live_fate == REFUSED).astype(np.float64) - (fate == REFUSED))

@@ -35,8 +35,8 @@ STATUS_INTERVAL_S = 0.2
 SECOND_THOUGHTS_S = 0.2
 """A worker that drains waits so long for a router to change its mind, which has nobody else for its users."""
 
-FOLLOW_DELAY_S = 0.01
-"""How long an event waits for others before the versions beside the live one learn from it."""
+FOLLOW_DELAY_S = 0.05
+"""How long an event waits for others at most before the versions beside the live one learn from it."""
 
 TURNS = 3
 """Rounds of the loop from the socket to the step: between two steps of versions that do not serve there are so many."""
@@ -101,8 +101,9 @@ class Incarnation:
         self.weight = plan.weight
         self.control_revision = 0
         """Of the control object that it follows."""
-        self._has_followed = asyncio.Event()
-        self.engine.followers.awake = self._has_followed.set
+        self._has_offered = asyncio.Event()
+        self._is_due = asyncio.Event()
+        self.engine.followers.awake = self._offered
         self._stop_timeout_s = plan.stop_timeout_s
         self._drain_timeout_s = plan.drain_timeout_s
         self._is_draining = False
@@ -239,14 +240,27 @@ class Incarnation:
         over what has come: an event waits for one such step at most."""
         followers = self.engine.followers
         while True:
-            await self._has_followed.wait()
-            self._has_followed.clear()
-            await asyncio.sleep(FOLLOW_DELAY_S)
-            while followers.num_waiting:
+            await self._has_offered.wait()
+            self._has_offered.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FOLLOW_DELAY_S):
+                    await self._is_due.wait()
+            self._is_due.clear()
+            num_left = followers.num_steps_due
+            while num_left and followers.num_waiting:
                 for _ in range(TURNS):
                     await asyncio.sleep(0)
                 if not self.engine.num_waiting and followers.num_waiting:
                     followers.step()
+                    num_left -= 1
+            if followers.num_waiting:
+                self._offered()
+
+    def _offered(self) -> None:
+        """Something waits for versions beside the live one."""
+        self._has_offered.set()
+        if self.engine.followers.is_due:
+            self._is_due.set()
 
     async def _tell_status(self) -> None:
         while True:

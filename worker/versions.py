@@ -38,6 +38,8 @@ from worker.learner import batch_of
 from worker.parts import Floats, Shapes
 
 LOOK_INTERVAL_S = 2.0
+TURN_S, SHORT_TURN_S = 0.005, 0.0005
+"""The interpreter's own switch interval, and the one while a model is imported."""
 PREPARED_S = 30.0
 """A version that was prepared to go live and did not is back in its old role after so long."""
 
@@ -250,13 +252,12 @@ def shapes_of(version: models_pb2.ModelVersion) -> Shapes:
 
 @contextmanager
 def _short_turns() -> Iterator[None]:
-    """Threads take turns ten times as often meanwhile: importing a model holds the interpreter, and users wait."""
-    usual_s = sys.getswitchinterval()
-    sys.setswitchinterval(usual_s / 10)
+    """Threads take turns more often meanwhile: importing a model holds the interpreter, and users wait."""
+    sys.setswitchinterval(SHORT_TURN_S)
     try:
         yield
     finally:
-        sys.setswitchinterval(usual_s)
+        sys.setswitchinterval(TURN_S)
 
 
 def scorer_of(policy: models_pb2.Policy, live: Model) -> tuple[Scorer | None, float]:

@@ -159,8 +159,8 @@ def event(tag: int, kind: int = EVENT_KIND_OBSERVATION, deed: int = 1) -> Event:
 
 
 def test_steps_are_counted_to_those_whose_events_they_took() -> None:
-    """The clock is read twice a step, twice for each run of the model, and at each receipt and open; each time it is 8 µs
-    later."""
+    """The clock is read twice a step, twice a run of the model of many, and at each receipt and open: 8 µs later each
+    time."""
     engine = Played(Counting(), 10, 64, itertools.count(0, 8).__next__)
     link = engine.open_link()
     users = ("ann", "bob", "cid")
