@@ -57,6 +57,8 @@ ROLLED_BACK_WITHIN_S = 60.0
 LOOK_S = 0.05
 FIRST_RATE_PER_S = 400.0
 RATE_STEP = 1.15
+SATURATION_TRIES = 3
+"""Blocks of a rate, of which one must show that it is sustained."""
 SATURATED_MS = 50.0
 """A service whose P99 is above it has a queue that grows."""
 
@@ -203,7 +205,7 @@ async def _saturation(channel: grpc.aio.Channel, traffic_: Traffic, clock: pacin
     arm = await OpenLoopArm.open(channel, traffic_, FIRST_RATE_PER_S, block_s, clock)
     await arm()
     sustained_per_s = arm.rate_per_s
-    while percentile(await arm(), 99) < SATURATED_MS * 1e6:
+    while min([percentile(await arm(), 99) for _ in range(SATURATION_TRIES)]) < SATURATED_MS * 1e6:
         sustained_per_s = arm.rate_per_s
         arm.rate_per_s *= RATE_STEP
     await arm.close()

@@ -39,6 +39,10 @@ from worker.validation import has_outcome
 
 STEP_EVENTS_MAX = 64
 """Events in a step of a follower: a live event that comes meanwhile waits for no more."""
+TURNS = 3
+"""Rounds of the loop from the socket to the live step: between two steps of followers there are so many."""
+BROUGHT_UP_STEPS_MAX = 16
+"""Steps of followers that a segment of the journal waits for."""
 CAUGHT_UP_AT_ONCE = 256
 SHADOW_BACKLOG_MAX = 4096
 STANDBY_BACKLOG_MAX = 65_536
@@ -129,6 +133,7 @@ class Followers:
                 ("prediction", "<f4", (layout.prediction_width,)),
             ]
         )
+        residents.bring_up = self.bring_up
         residents.catch_up = self.catch_up
 
     def __bool__(self) -> bool:
@@ -279,14 +284,22 @@ class Followers:
         follower = waiting[self._next % len(waiting)]
         self._learn(follower, follower.inbox.cut())
 
+    def bring_up(self) -> Iterator[None]:
+        """Have what waits now learned from, if it is not too much; between two steps whoever is served has a turn."""
+        for _ in range(min(self.num_steps_due, BROUGHT_UP_STEPS_MAX)):
+            for _ in range(TURNS):
+                yield
+            if self.num_waiting:
+                self.step()
+
     def catch_up(self, rows: Indices) -> dict[str, Mask]:
-        """Have whole followers learn now from all that waits of these rows, and shadows if that is little; of the other
-        shadows, for which rows something waits still."""
+        """Have whole followers learn now from all that waits of these rows; of each shadow, for which of them something
+        waits still."""
         lagging = {}
         for follower in self:
             if not len(follower.inbox):
                 continue
-            if follower.is_whole or len(follower.inbox) <= STEP_EVENTS_MAX:
+            if follower.is_whole:
                 self._catch_up(follower, rows)
             else:
                 waiting = follower.inbox.rows()

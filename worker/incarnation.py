@@ -24,6 +24,7 @@ from persistence.store import ObjectStore
 from worker.acting import US_PER_S, Acting
 from worker.engine import Clock, Engine
 from worker.event_log import EventLog
+from worker.followers import TURNS
 from worker.outboxes import Outboxes
 from worker.ownership import Ownership, Timing
 from worker.peers import WorkerPeers
@@ -37,9 +38,6 @@ SECOND_THOUGHTS_S = 0.2
 
 FOLLOW_DELAY_S = 0.05
 """How long an event waits for others at most before the versions beside the live one learn from it."""
-
-TURNS = 3
-"""Rounds of the loop from the socket to the step: between two steps of versions that do not serve there are so many."""
 
 LAST_WORDS_S = 1.0
 """How long a clean stop waits for routers to take the last replies and let go."""

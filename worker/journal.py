@@ -156,6 +156,8 @@ class Journal:
         self.work.clear()
 
     def _gather(self, writer: SegmentWriter, packing: Packing) -> Flow[list[Gathered]]:
+        for _ in self._residents.bring_up():
+            yield Pause()
         slab = self._residents.slab
         clock_us = self._me.clock_us
         parts: list[Gathered] = []

@@ -55,8 +55,9 @@ class Residents:
     `used_us` (last use), `strikes` (updates refused in a row).
 
     The slab's states are those of the `live` version; `others` run beside it. `shapes` are the tensors of the versions
-    whose states can be migrated. `catch_up` is called before rows are copied: it brings up to date who is to be, and
-    says of each version whose states still lack something; these are not copied.
+    whose states can be migrated. Whoever copies many rows goes through `bring_up` before, which has others learn what
+    they have put off, a step at a time. `catch_up` is called for each copy: it brings up to date who must be, and says of
+    each version whose states still lack something; these are not copied.
     """
 
     def __init__(self, initial_state: Floats, residents_max: int, version: str = "model") -> None:
@@ -64,6 +65,7 @@ class Residents:
         self.live = VersionStates(version, initial_state, self.slab.state)
         self.others: dict[str, VersionStates] = {}
         self.shapes: dict[str, Shapes] = {}
+        self.bring_up: Callable[[], Iterator[None]] = lambda: iter(())
         self.catch_up: Callable[[Indices], Mapping[str, Mask]] = lambda rows: {}
         self.sessions = SessionLog(residents_max + 1)
         self.usage = Usage(residents_max + 1)
