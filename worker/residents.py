@@ -56,8 +56,8 @@ class Residents:
 
     The slab's states are those of the `live` version; `others` run beside it. `shapes` are the tensors of the versions
     whose states can be migrated. Whoever copies many rows goes through `bring_up` before, which has others learn what
-    they have put off, a step at a time. `catch_up` is called for each copy: it brings up to date who must be, and says of
-    each version whose states still lack something; these are not copied.
+    they have put off, a step at a time. `catch_up` is called for each copy: it brings up to date who must be, and says
+    of each version whose states still lack something; these are not copied.
     """
 
     def __init__(self, initial_state: Floats, residents_max: int, version: str = "model") -> None:
