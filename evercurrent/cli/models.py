@@ -66,15 +66,12 @@ def list_versions(store: str, as_json: bool) -> None:
     if not versions:
         console.print("No version is registered: evercurrent models push, or start a worker.")
         return
-    table = Table("version", "role", "class")
-    for name in ("state", "weights"):
-        table.add_column(name, justify="right")
-    for name in ("pushed", "who", "why"):
+    table = Table("version", "role", "pushed")
+    for name in ("class", "why"):
         table.add_column(name, overflow="fold")
     for one in versions:
-        names = (one.version, role_of(control, one.version), one.class_path)
-        figures = f"{one.description.state_width}", f"{one.weights_bytes:,} B"
-        table.add_row(*map(Text, names), *figures, _when(one.pushed_us), Text(one.who), Text(one.why))
+        names = (one.version, role_of(control, one.version), _when(one.pushed_us), one.class_path, one.why)
+        table.add_row(*map(Text, names))
     console.print(table)
 
 

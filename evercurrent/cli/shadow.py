@@ -121,34 +121,41 @@ def release_quarantined(address: str, user: str, namespace: str) -> None:
     Console().print(f"{user} learns again.", markup=False)
 
 
+FACTS: dict[str, Callable[[models_pb2.Comparison], str]] = {
+    "role": lambda one: ROLES.get(one.sums.role, "") + _part(one.sums),
+    "verdict": lambda one: VERDICTS.get(one.verdict, "none yet"),
+    "better by": lambda one: f"{one.score.mean:+.5f}",
+    "  at least": lambda one: f"{one.score.low:+.5f}",
+    "  at most": lambda one: f"{one.score.high:+.5f}",
+    "level": lambda one: f"{one.level:.3g}",
+    "events compared": lambda one: f"{one.sums.score.count:,}",
+    "mean score": lambda one: _mean(one.sums.score_sum, one.sums.score.count),
+    "  of the live one": lambda one: _mean(one.sums.live_score_sum, one.sums.score.count),
+    "users": lambda one: f"{one.sums.users:,}",
+    "updates": lambda one: f"{one.sums.updates:,}",
+    "  refused": lambda one: f"{one.sums.rejected:,}",
+    "  errors": lambda one: f"{one.sums.errors:,}",
+    "step, ms": lambda one: _mean(one.sums.step_us / 1000, one.sums.steps, 3),
+    "events waiting": lambda one: f"{one.sums.backlog:,}",
+    "users shed": lambda one: f"{one.sums.shed_users:,}",
+    "events missed": lambda one: f"{one.sums.missed_events:,}",
+}
+"""What the table says of a version, a line each."""
+
+
 def _view(seen: admin_pb2.WatchComparisonResponse) -> Group:
-    table = Table(title=f"beside {seen.live}", title_justify="left")
-    columns: dict[str, Callable[[models_pb2.Comparison], str]] = {
-        "events": lambda one: f"{one.sums.score.count:,}",
-        "users": lambda one: f"{one.sums.users:,}",
-        "score": lambda one: _mean(one.sums.score_sum, one.sums.score.count),
-        "live score": lambda one: _mean(one.sums.live_score_sum, one.sums.score.count),
-        "better by": lambda one: f"{one.score.mean:+.5f}",
-        "interval": lambda one: f"[{one.score.low:+.5f}, {one.score.high:+.5f}]",
-        "verdict": lambda one: VERDICTS.get(one.verdict, "none yet"),
-        "refused": lambda one: f"{one.sums.rejected:,}",
-        "errors": lambda one: f"{one.sums.errors:,}",
-        "step ms": lambda one: _mean(one.sums.step_us / 1000, one.sums.steps, 3),
-        "waiting": lambda one: f"{one.sums.backlog:,}",
-        "shed": lambda one: f"{one.sums.shed_users:,}",
-        "missed": lambda one: f"{one.sums.missed_events:,}",
-    }
-    table.add_column("version", overflow="fold")
-    table.add_column("role")
-    for name in columns:
-        table.add_column(name, justify="right")
+    if not seen.comparisons:
+        return Group(Text(f"Nothing runs beside {seen.live}. Ctrl-C ends."))
+    table = Table(f"beside {seen.live}")
     for one in seen.comparisons:
-        role = ROLES.get(one.sums.role, "")
-        part = f" {one.sums.fraction:.0%}" if one.sums.role == models_pb2.MODEL_ROLE_SHADOW else ""
-        table.add_row(Text(one.sums.version), role + part, *(show(one) for show in columns.values()))
-    levels = ", ".join(f"{one.sums.version} {one.level:.3g}" for one in seen.comparisons)
-    note = f"Intervals hold at all times at once, at the level of each: {levels}." if levels else "Nothing runs beside."
-    return Group(table, Text(f"{note} Ctrl-C ends."))
+        table.add_column(Text(one.sums.version), justify="right", overflow="fold")
+    for name, said in FACTS.items():
+        table.add_row(name, *(said(one) for one in seen.comparisons))
+    return Group(table, Text("The bounds hold at all times at once, but for a chance of level. Ctrl-C ends."))
+
+
+def _part(sums: models_pb2.VersionSums) -> str:
+    return f" {sums.fraction:.1%}" if sums.role == models_pb2.MODEL_ROLE_SHADOW else ""
 
 
 def _mean(total: float, count: int, digits: int = 5) -> str:
