@@ -165,6 +165,7 @@ def connect(
     *,
     namespace: str = "",
     model: str = "",
+    model_version: str = "",
     mode: str = "router",
     timeout_s: float = Options.timeout_s,
     open_timeout_s: float = Options.open_timeout_s,
@@ -193,6 +194,7 @@ def connect(
     options = Options(
         namespace=namespace,
         model=model,
+        model_version=model_version,
         timeout_s=timeout_s,
         open_timeout_s=open_timeout_s,
         close_timeout_s=close_timeout_s,

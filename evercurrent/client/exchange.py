@@ -371,6 +371,7 @@ class Exchange(Producer):
         request = ExchangeOpen(
             namespace=options.namespace,
             model=options.model,
+            model_version=options.model_version,
             wait_durable=self._has_store,
             timings=options.timings,
         )
@@ -564,7 +565,9 @@ class Exchange(Producer):
         why = next((one.rejection for one in rows if one.rejection is not None), None)
         if user.feed.answered(query_id, why):
             self._num_unanswered -= 1
-            answer = Answer(rows[0].version, tuple(one.prediction for one in rows), rows[-1].timings)
+            answer = Answer(
+                rows[0].version, tuple(one.prediction for one in rows), rows[-1].timings, rows[0].model_version
+            )
             user.calls.tell_answer(query_id, why or answer)
 
     def _tell(self, user: _User, result: Result) -> None:

@@ -127,6 +127,8 @@ def rows_of(columns: ResultColumns) -> Iterator[Row]:
     totals_us, queues_us = list(columns.total_us), list(columns.queue_us)
     hydrates_us, steps_us = list(columns.hydrate_us) or zeros, list(columns.step_us)
     rejections = {indexed.index: Rejection.of(indexed.rejection) for indexed in columns.rejections}
+    model_indices = columns.model_indices or bytes(num)
+    model_versions = list(columns.model_versions) or [""]
     width = len(predictions) // num
     for at, tag in enumerate(columns.tags):
         status = columns.statuses[at]
@@ -147,5 +149,6 @@ def rows_of(columns: ResultColumns) -> Iterator[Row]:
             lost[at],
             at_risk[at],
             timings,
+            model_versions[model_indices[at]],
         )
         yield Row(tag, columns.kinds[at], result)

@@ -46,6 +46,8 @@ _POSITIVE = (
 class Options:
     """All that can be set, for a client and all it opens.
 
+    `model`: the model that is expected. `model_version`: the version whose predictions sessions and exchanges are to
+    hear, live or beside the live one; none: the live one, as it changes.
     `in_flight_max`: observations and queries of a session without an answer; more wait. `exchange_in_flight_max`: the
     same of all users of an exchange. `exchange_users_max`: users of an exchange that are open at once; the ones that
     were idle longest are closed when they are durable.
@@ -56,6 +58,7 @@ class Options:
 
     namespace: str = ""
     model: str = ""
+    model_version: str = ""
     timeout_s: float = 10.0
     open_timeout_s: float = 10.0
     close_timeout_s: float = 30.0

@@ -76,6 +76,7 @@ class Result:
     lost: int = 0
     at_risk: int = 0
     timings: Timings | None = None
+    model_version: str = ""
 
     @classmethod
     def of(cls, message: pb.ObservationResult) -> Result:
@@ -91,6 +92,7 @@ class Result:
             message.lost,
             message.at_risk,
             Timings.of(message.timings) if message.HasField("timings") else None,
+            message.model_version,
         )
 
     @property
@@ -136,6 +138,7 @@ class Answer:
     version: int
     predictions: tuple[tuple[float, ...], ...]
     timings: Timings | None = None
+    model_version: str = ""
 
     @classmethod
     def of(cls, message: pb.QueryResult, num_candidates: int) -> Answer:
@@ -145,6 +148,7 @@ class Answer:
             message.version,
             tuple(flat[at * width : (at + 1) * width] for at in range(num_candidates)),
             Timings.of(message.timings) if message.HasField("timings") else None,
+            message.model_version,
         )
 
     @property

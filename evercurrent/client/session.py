@@ -166,6 +166,7 @@ class Session(Producer):
             session_id=self.session_id,
             namespace=options.namespace,
             model=options.model,
+            model_version=options.model_version,
             wait_durable=self._has_store,
             timings=options.timings,
         )

@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 
+import evercurrent
 from evercurrent.model import Model
 from evercurrent.models.versions import version_of
 from evercurrent.v1 import models_pb2
@@ -324,3 +325,18 @@ async def test_two_who_change_at_once_are_one_after_the_other() -> None:
         assert [error.code() for error in errors] == [grpc.StatusCode.ABORTED]
         control = (await service.admin.ListModels(ListModelsRequest())).control
         assert (control.revision, len(control.shadows)) == (revision + 1, 1)
+
+
+async def test_the_client_hears_which_version_predicted_and_may_ask_for_one() -> None:
+    async with service_of_two() as service:
+        await change(service, start_shadow=StartShadow(version="v2", fraction=1e-6))
+        more: dict[str, Any] = {"ids": [1, 2], "features": [0.5, -1.0]}
+        for asked, heard in (("", "counting"), ("v2", "v2")):
+            async with evercurrent.connect(service.address, model_version=asked) as client:
+                async with client.session(f"ann-{asked}") as session:
+                    assert (await session.observe(**more, outcome=0.5)).model_version == heard
+                    assert (await session.predict(**more)).model_version == heard
+                async with client.exchange() as exchange:
+                    results = [await exchange.observe(f"bob-{asked}", **more, outcome=0.5) for _ in range(2)]
+                    assert [one.model_version for one in results] == [heard, heard]
+                    assert [one.prediction[0] for one in results] == [0, hash_of(1)]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from persistence.errors import SchemaMismatch
 from persistence.packing import Part
 from persistence.rows import Rows, joined_rows
+from worker.parts import VersionStates
 from worker.residents import CLEAN, DIRTY, IN_FLIGHT, NOWHERE, Residents
 
 USERS = [f"user-{number}" for number in range(12)]
@@ -171,3 +175,35 @@ def test_rows_are_as_they_were_gathered_until_anything_moves() -> None:
     assert residents.are_as(marks, everyone).tolist() == [False, True, False, True, False, True]
     chosen = np.array([True, True, False, False, True, True])
     assert residents.are_as(marks, chosen).tolist() == [False, True, False, True]
+
+
+def test_stored_states_of_another_version_are_migrated_and_of_an_unknown_one_refused() -> None:
+    residents = Residents(np.array([7, 7], np.float32), RESIDENTS_MAX, "v2")
+    residents.live.migrate = lambda states_BD, shapes: states_BD * len(shapes) + 1
+    old = replace(a_row(3, 4, False, 1), packing=(Part("v1", STATE_WIDTH),))
+    with pytest.raises(SchemaMismatch, match="'v1' with 2 numbers; this worker runs 'v2', whose state has 2"):
+        residents.check(old)
+    residents.shapes["v1"] = {"a": (1,), "b": (1,)}
+    residents.check(old)
+    (row,) = residents.restore(old)
+    assert residents.slab.state[row].tolist() == [7, 7]
+    assert residents.slab.version[row] == 5
+
+
+def test_who_has_a_state_of_the_live_version_keeps_it_and_those_beside_it_come_along() -> None:
+    residents = Residents(np.array([7, 7], np.float32), RESIDENTS_MAX, "v2")
+    residents.others["v3"] = VersionStates.blank("v3", np.zeros(1, np.float32), RESIDENTS_MAX + 1)
+    packing = (Part("v1", 0), Part("v2", STATE_WIDTH), Part("v3", 1))
+    stored = replace(a_row(3, 4, False, 0), states=np.array([[1, 1, 5, 6, 1, 9]], np.float32), packing=packing)
+    residents.check(stored)
+    (row,) = residents.restore(stored)
+    assert residents.slab.state[row].tolist() == [5, 6]
+    assert residents.others["v3"].states[row].tolist() == [9]
+    assert residents.others["v3"].present[row]
+    gathered, _ = residents.gather(np.array([row]), np.zeros((4096, 2), np.uint64))
+    assert gathered.packing == (Part("v2", STATE_WIDTH), Part("v3", 1))
+    assert gathered.states.tolist() == [[1, 5, 6, 1, 9]]
+    residents.swap("v3")
+    assert residents.slab.state[row].tolist() == [9]
+    residents.drop(int(row))
+    assert not residents.others["v2"].present[row]
