@@ -12,6 +12,28 @@ import pytest
 from evercurrent.settings import RouterSettings, WorkerSettings
 
 CLI = [sys.executable, "-P", "-m", "evercurrent.cli"]
+COMMANDS = [
+    "up",
+    "demo",
+    "hot",
+    "train",
+    "train knowledge-tracing",
+    "models",
+    "models push",
+    "models list",
+    "models show",
+    "models log",
+    "shadow",
+    "shadow start",
+    "shadow stop",
+    "shadow watch",
+    "shadow policy",
+    "promote",
+    "rollback",
+    "quarantine",
+    "quarantine list",
+    "quarantine release",
+]
 PLAIN = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
 
 
@@ -44,7 +66,7 @@ def test_help_shows_defaults_with_their_units() -> None:
     assert "[default: (4.0MiB)]" in run("router", "--help").stdout
 
 
-@pytest.mark.parametrize("command", ["up", "demo", "hot", "train", "train knowledge-tracing"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str) -> None:
     shown = run(*command.split(), "--help")
     assert shown.returncode == 0
