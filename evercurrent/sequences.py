@@ -80,9 +80,10 @@ def merged(parts: Iterable[pb.SequenceSums]) -> pb.SequenceSums:
 def boundary(variance: Floats | float, level: float, scale: float) -> Floats:
     """u(V): what S_t reaches with probability `level` at most, at any time (one side). `level` is at most a half.
 
-    With a = V/c² + ρ and y = u/(ca), the mixture is ρ^ρ/(Γ(ρ) P(ρ, ρ)) · Γ(a) P(a, a + ay) / (a + ay)^a · e^(a + ay - ρ),
-    and u is where it reaches 1/level. Γ is Stirling's from below, and P(a, a + ay) ≥ 1 - e^-G by Chernoff, where
-    G = a (y - log(1 + y)) is also what the rest of the mixture grows by: so e^G - 1 is known, and u errs on the safe side.
+    With a = V/c² + ρ and x = a + u/c, the mixture is ρ^ρ / (Γ(ρ) P(ρ, ρ)) · Γ(a) P(a, x) x^-a e^(x - ρ), and u is where
+    it reaches 1/level. Γ is Stirling's, from below. P(a, x) is at least 1 - e^-G by Chernoff, with G = a (y - log(1 + y))
+    and y = u/(ca), and the rest of the mixture is e^G times what it is at u = 0: so e^G - 1 is known, and u errs on the
+    safe side.
     """
     a = np.asarray(variance, dtype=np.float64) / scale**2 + RHO
     stirling = (1 - 1 / (30 * a**2)) / (12 * a) - np.log(a / (2 * math.pi)) / 2
