@@ -81,8 +81,8 @@ def boundary(variance: Floats | float, level: float, scale: float) -> Floats:
     """u(V): what S_t reaches with probability `level` at most, at any time (one side). `level` is at most a half.
 
     With a = V/c² + ρ and x = a + u/c, the mixture is ρ^ρ / (Γ(ρ) P(ρ, ρ)) · Γ(a) P(a, x) x^-a e^(x - ρ), and u is where
-    it reaches 1/level. Γ is Stirling's, from below. P(a, x) is at least 1 - e^-G by Chernoff, with G = a (y - log(1 + y))
-    and y = u/(ca), and the rest of the mixture is e^G times what it is at u = 0: so e^G - 1 is known, and u errs on the
+    it reaches 1/level. Γ is Stirling's, from below. P(a, x) ≥ 1 - e^-G by Chernoff, where G = a (y - log(1 + y)) and
+    y = u/(ca), and the rest of the mixture is e^G times what it is at u = 0: so e^G - 1 is known, and u errs on the
     safe side.
     """
     a = np.asarray(variance, dtype=np.float64) / scale**2 + RHO
