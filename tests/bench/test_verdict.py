@@ -1,4 +1,4 @@
-"""What bench `verdict` adds up for many runs at once is what the service adds up for one, and its streams are as said."""
+"""Bench `verdict` finds for many runs at once what the service finds for each, and its streams are as it says."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def test_verdicts_fall_where_those_of_the_service_do() -> None:
     for block_TR in np.split(delta_TR, (1, 90, 200)):
         sums.add(block_TR)
     for run, delta_T in enumerate(delta_TR.T):
-        running, first = Running(), {}
+        running = Running()
+        first: dict[models_pb2.Verdict, int] = {}
         for count, delta in enumerate(delta_T, start=1):
             running.add(np.array([delta]))
             first.setdefault(verdict(interval(running.sums(), LEVEL, 1.0)), count)

@@ -170,6 +170,13 @@ def test_the_boundary_takes_arrays_and_scales() -> None:
     assert bound[-2] < 6 * math.sqrt(1e9)
 
 
+def test_an_interval_has_half_its_level_and_the_whole_range_on_each_side() -> None:
+    found = interval(pb.SequenceSums(count=1000, sum=20.0, variance=30.0), 0.05, 2.0)
+    away = float(boundary(30.0, 0.025, 4.0)) / 1000
+    assert found.high - found.mean == pytest.approx(away)
+    assert found.mean - found.low == pytest.approx(away)
+
+
 # --- intervals ------------------------------------------------------------------------------------------------------
 
 
