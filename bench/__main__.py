@@ -162,6 +162,26 @@ def shadow(
     run_and_report("shadow", json, seed, lambda watch: measure(Options(quick, seed), watch, users, rate))
 
 
+@app.command()
+def verdict(
+    quick: Quick = False,
+    json: Json = None,
+    seed: Seed = 1,
+    runs: Annotated[int, typer.Option("--runs", help="Runs of equally good forecasters.", min=1)] = 1000,
+    events: Annotated[int, typer.Option("--events", help="Events of each of those runs.", min=1)] = 20_000,
+) -> None:
+    """How often verdicts on model versions are false, and how many events they take. Simulated: no service, no floor.
+
+    Few users, whose chances depend on their last outcomes; predictions are those chances with an error, scored by
+    Brier, and the interval is looked at after every event. A false verdict is one on forecasters who are equally good
+    and not the same. dXXX_ are forecasters whose mean scores differ by 0.XXX, at errors of 0.1: the less two versions'
+    predictions have in common, the more events a verdict takes. --quick takes a tenth of the runs.
+    """
+    from bench.verdict import measure
+
+    run_and_report("verdict", json, seed, lambda watch: measure(Options(quick, seed), watch, runs, events))
+
+
 def run_and_report(name: str, path: Path | None, seed: int, measure: Callable[[Watch], tuple[Metric, ...]]) -> None:
     """Runs one bench and reports it. Ctrl-C, or a reply that is no applied update, ends what was started and writes
     nothing."""

@@ -2,17 +2,17 @@
 
 The differences δ_1, δ_2, … of two forecasters' scores on the same events lie in [-h, h]. With Δ_t the mean of their
 conditional expectations given the past, S_t = Σ (δ_i - E[δ_i | past]) is sub-exponential with scale c = 2h and variance
-process V_t = Σ (δ_i - γ_i)², where γ_i is any guess at δ_i that is made before it is known: the empirical Bernstein
-argument (Howard, Ramdas, McAuliffe & Sekhon, Time-uniform, nonparametric, nonasymptotic confidence sequences, Annals of
-Statistics 2021, Theorem 4; for sequential forecasters Choe & Ramdas, Comparing Sequential Forecasters, Operations
-Research 2023, Theorem 2). So, with probability 1 - α, for all t at once,
+process V_t = Σ (δ_i - γ_i)², where γ_i in [-h, h] is any guess at δ_i that is made before it is known: the empirical
+Bernstein argument (Howard, Ramdas, McAuliffe & Sekhon, Time-uniform, nonparametric, nonasymptotic confidence sequences,
+Annals of Statistics 2021, Theorem 4; for sequential forecasters Choe & Ramdas, Comparing Sequential Forecasters,
+Operations Research 2023, Theorem 2). So, with probability 1 - α, for all t at once,
 
     |mean of δ - Δ_t| < u(V_t) / t.
 
 Nothing is assumed of how events depend on each other; what is covered is the mean so far, not the future. u is the
-polynomial stitched boundary (the first paper, Theorem 1 and equation 10), a closed form; sub-exponential is sub-gamma
-with the same c. Sums of several workers are added up: in the order of time each γ_i was still made before its δ_i, as
-long as no score has a say in who adds up what.
+gamma-exponential mixture (the first paper, Proposition 9), in closed form but for one root (docs/adr/0016-verdict.md).
+Sums of several workers are added up: in the order of time each γ_i was still made before its δ_i, as long as no score
+has a say in who adds up what.
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ from evercurrent.v1 import models_pb2 as pb
 
 Floats = NDArray[np.float64]
 
-ETA, S = 2.0, 1.4
-"""Of the boundary: the ratio of two epochs of V, and how fast the level is spent over them."""
-ZETA_S = 3.105547
-"""ζ(1.4)."""
-K1 = (ETA**0.25 + ETA**-0.25) / math.sqrt(2)
-K2 = (math.sqrt(ETA) + 1) / 2
-V_MIN = 0.25
-"""In units of c²: below it the boundary is flat. A quarter is what a few confident differences add up to."""
+RHO = 3
+"""What the mixture is of, in units of c²: u is tightest where V is some ten times as much, and a little wider far away.
+"""
+LOG_NORMALIZER = (
+    RHO * math.log(RHO)
+    - math.lgamma(RHO)
+    - math.log1p(-sum(math.exp(-RHO) * RHO**k / math.factorial(k) for k in range(RHO)))
+)
+"""log of ρ^ρ / (Γ(ρ) P(ρ, ρ)), P being the regularized lower incomplete gamma function."""
+NUM_STEPS = 4
+"""Of Newton's, to all digits."""
 
 STANDBY_WAYS = 4
 """A live version may be found to regress by scores, refused updates, errors or step time, each at a part of the level.
@@ -81,21 +84,35 @@ def merged(parts: Iterable[pb.SequenceSums]) -> pb.SequenceSums:
 
 
 def boundary(variance: Floats | float, level: float, scale: float) -> Floats:
-    """u(V): what S_t exceeds with probability `level` at most, at any time (one side)."""
-    v_min = V_MIN * scale**2
-    v = np.maximum(variance, v_min)
-    spent = S * np.log(np.log(ETA * v / v_min)) + math.log(ZETA_S / (level * math.log(ETA) ** S))
-    bound: Floats = np.sqrt(K1**2 * v * spent + (K2 * scale * spent) ** 2) + K2 * scale * spent
+    """u(V): what S_t reaches with probability `level` at most, at any time (one side). `level` is at most a half.
+
+    With a = V/c² + ρ and x = a + u/c, the mixture is ρ^ρ / (Γ(ρ) P(ρ, ρ)) · Γ(a) P(a, x) x^-a e^(x - ρ), and u is where
+    it reaches 1/level. Γ is Stirling's, from below. P(a, x) ≥ 1 - e^-G by Chernoff, where G = a (y - log(1 + y)) and
+    y = u/(ca), and the rest of the mixture is e^G times what it is at u = 0: so e^G - 1 is known, and u errs on the
+    safe side.
+    """
+    a = np.asarray(variance, dtype=np.float64) / scale**2 + RHO
+    stirling = (1 - 1 / (30 * a**2)) / (12 * a) - np.log(a / (2 * math.pi)) / 2
+    growth = np.logaddexp(0.0, RHO - math.log(level) - LOG_NORMALIZER - stirling) / a
+    y = growth + np.sqrt(2 * growth)
+    for _ in range(NUM_STEPS):
+        y -= (y - np.log1p(y) - growth) * (1 + y) / y
+    bound: Floats = scale * a * y
     return bound
 
 
+def radius(variance: Floats | float, count: Floats | float, level: float, half_range: float) -> Floats:
+    """How far the mean of `count` differences in [-half_range, half_range] may lie from Δ, to either side."""
+    return boundary(variance, level / 2, 2 * half_range) / count
+
+
 def interval(sums: pb.SequenceSums, level: float, half_range: float) -> pb.Interval:
-    """Where the mean lies, at all times at once, but with a chance of `level`."""
-    if not sums.count:
+    """Where the mean lies, at all times at once, but with a chance of `level`. A range of 0 says that nothing can."""
+    if not sums.count or not half_range:
         return pb.Interval(mean=0.0, low=-half_range, high=half_range)
     mean = sums.sum / sums.count
-    radius = float(boundary(sums.variance, level / 2, 2 * half_range)) / sums.count
-    return pb.Interval(mean=mean, low=max(-half_range, mean - radius), high=min(half_range, mean + radius))
+    away = float(radius(sums.variance, sums.count, level, half_range))
+    return pb.Interval(mean=mean, low=max(-half_range, mean - away), high=min(half_range, mean + away))
 
 
 def verdict(found: pb.Interval, margin: float = 0.0) -> pb.Verdict:

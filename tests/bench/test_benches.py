@@ -122,6 +122,19 @@ FAILOVER = {
     "zombie_recovery_max_ms",
     "zombie_return_s",
 }
+VERDICT = {
+    "level",
+    "runs",
+    "events",
+    "false_verdicts",
+    "false_verdict_rate",
+    "central_limit_rate",
+    *(
+        f"{pair}_{what}"
+        for pair in ("d002", "d005", "d02")
+        for what in ("p50_events", "p90_events", "reached", "wrong")
+    ),
+}
 EXPECTED = {
     "latency": LATENCY,
     "throughput": THROUGHPUT,
@@ -129,6 +142,7 @@ EXPECTED = {
     "scale": SCALE,
     "rolling": ROLLING,
     "failover": FAILOVER,
+    "verdict": VERDICT,
 }
 
 

@@ -34,7 +34,7 @@ class Ignorant(Model):
         return state_BD
 
     def loss(self, prediction_BP, batch):
-        return torch.nn.functional.binary_cross_entropy_with_logits(prediction_BP[:, 0], batch.outcome, reduction="none")
+        return torch.nn.functional.softplus(prediction_BP[:, 0]) - prediction_BP[:, 0] * batch.outcome
 
     def readout(self, prediction_BP):
         return prediction_BP.sigmoid()
