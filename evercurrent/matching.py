@@ -13,9 +13,10 @@ def mismatch(one: ModelDescription, other: ModelDescription) -> str:
     for field in ModelDescription.DESCRIPTOR.fields:
         mine, others = getattr(one, field.name), getattr(other, field.name)
         if field.name not in OWN and mine != others:
-            return f"its {field.name.replace('_', ' ')} is {_said(others)}, not {_said(mine)}"
+            return f"{field.name.replace('_', ' ')}: {_said(others)} instead of {_said(mine)}"
     return ""
 
 
 def _said(value: object) -> str:
-    return str(value).replace("\n", " ").strip() or "none"
+    text = str(value).replace("\n", " ").strip()
+    return "none" if text in ("", "[]") else text

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import signal
 import subprocess
 import sys
 import threading
@@ -98,7 +101,7 @@ def test_a_candidate_is_pushed_judged_promoted_and_rolled_back(folder: Path) -> 
         assert listed["v2"]["why"] == "learns"
         refused = run("models", "push", "v3", "--model", "two_models:Other", "--store", store)
         assert refused.returncode == 1
-        assert "cannot stand in for what is served, 'ignorant': its features is ['x'], not none" in refused.stderr
+        assert "cannot stand in for what is served, 'ignorant': features: ['x'] instead of none" in refused.stderr
         refused = run("shadow", "start", "v3", *at)
         assert refused.returncode == 1
         assert "FAILED_PRECONDITION: version: version 'v3' is not registered" in refused.stderr
@@ -145,13 +148,16 @@ def test_a_store_that_is_not_there_and_a_model_that_cannot_run_are_named(folder:
     assert "'V 1' is no name of a version" in ended.stderr
 
 
-def test_watching_ends_at_ctrl_c(folder: Path) -> None:
+def test_watching_draws_and_ends_at_ctrl_c(folder: Path) -> None:
     with run_cluster(num_workers=1, model="two_models:Ignorant", store=f"sqlite:{folder}/store.db") as cluster:
         command = [sys.executable, "-P", "-m", "evercurrent.cli", "shadow", "watch", "--address", cluster.address]
-        plot = folder / "none.png"
-        with subprocess.Popen([*command, "--plot", str(plot)], stdout=subprocess.PIPE, text=True) as watching:
-            assert watching.stdout is not None
-            first = watching.stdout.readline()
-            watching.send_signal(2)
+        terminal, inside = pty.openpty()
+        with subprocess.Popen([*command, "--plot", "none.png"], stdout=inside) as watching:
+            seen = b""
+            while b"Nothing runs beside ignorant" not in seen:
+                seen += os.read(terminal, 4096)
+            watching.send_signal(signal.SIGINT)
             assert watching.wait(30) == 0
-        assert "Nothing runs beside ignorant" in first or plot.exists()
+        os.close(inside)
+        os.close(terminal)
+        assert (folder / "none.png").exists()

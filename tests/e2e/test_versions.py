@@ -142,7 +142,7 @@ async def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
         )
         code, text = await refusal(service, promote=Promote(version="narrow"))
         assert code is fits
-        assert "its features is ['x'], not ['x', 'y']" in text
+        assert "features: ['x'] instead of ['x', 'y']" in text
         assert (await refusal(service, rollback=Rollback()))[0] is fits
         assert (await refusal(service, stop_shadow=StopShadow(version="counting")))[0] is fits
         assert (await refusal(service, policy=Policy(level=0.9)))[0] is fits

@@ -219,7 +219,7 @@ def test_a_full_link_refuses_with_a_time_to_wait(core: RoutingCore) -> None:
 def test_a_worker_of_another_model_is_refused(core: RoutingCore) -> None:
     link(core)
     other = worker_pb2.LinkOpened(worker="worker-0", model=describe(Choosing()))
-    with pytest.raises(Refused, match="worker-0 serves another model than the others' counting: its"):
+    with pytest.raises(Refused, match="worker-0 serves another model than the others' counting: ids"):
         core.link_opened(WORKER, other, lambda: None)
 
 
