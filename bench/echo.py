@@ -64,10 +64,11 @@ RESULT = np.dtype(
         ("prediction", "<f4"),
         ("status", "u1"),
         ("kind", "u1"),
-        ("padding", "V6"),
+        ("model", "<u2"),
+        ("padding", "V4"),
     ]
 )
-RESULT_STRUCT = struct.Struct("<7Q4I2f2B6x")
+RESULT_STRUCT = struct.Struct("<7Q4I2f2BH4x")
 
 MODEL = description_pb2.ModelDescription(
     name="echo",
@@ -155,7 +156,7 @@ def link_response(request: worker_pb2.LinkRequest) -> worker_pb2.LinkResponse:
     if len(frame.events) == EVENT.itemsize:
         seq, _, stamp_us, _, _, tag, _, _, kind = EVENT_STRUCT.unpack(frame.events)
         results.results = RESULT_STRUCT.pack(
-            seq, seq, seq, 0, stamp_us, 0, 0, tag, 0, 0, 0, 0.5, 0.5, observation_pb2.STATUS_APPLIED, kind
+            seq, seq, seq, 0, stamp_us, 0, 0, tag, 0, 0, 0, 0.5, 0.5, observation_pb2.STATUS_APPLIED, kind, 1
         )
     elif frame.events:
         results.results = _results(np.frombuffer(frame.events, EVENT)).tobytes()
@@ -164,7 +165,7 @@ def link_response(request: worker_pb2.LinkRequest) -> worker_pb2.LinkResponse:
 
 def session_response_of_link(response: worker_pb2.LinkResponse) -> session_pb2.SessionResponse:
     """The answer to one observation, from a worker's frame of one result."""
-    seq, version, applied_seq, _, _, _, _, _, _, _, _, loss, prediction, _, _ = RESULT_STRUCT.unpack(
+    seq, version, applied_seq, _, _, _, _, _, _, _, _, loss, prediction, _, _, _ = RESULT_STRUCT.unpack(
         response.frame.results
     )
     return _session_response(seq, version, applied_seq, loss, prediction)
