@@ -130,7 +130,7 @@ async def test_another_model_under_the_same_name_is_told_what_differs(registry: 
     model.place.data += 1
     with pytest.raises(VersionExists, match="version 'v2' is registered with another weights sha256: versions never"):
         await registry.push(*version_of(model, "v2", "ann", "", NOW_US))
-    with pytest.raises(VersionExists, match="with another config, weights sha256, description: .* another name"):
+    with pytest.raises(VersionExists, match="with another config, weights sha256, description: versions never change"):
         await registry.push(*version_of(Preference(num_places=6), "v2", "ann", "", NOW_US))
     with pytest.raises(VersionExists, match="another class path, config, weights sha256, description, state:"):
         await registry.push(*version_of(Level(), "v2", "ann", "", NOW_US))
@@ -147,17 +147,19 @@ async def test_of_two_models_pushed_under_one_name_at_once_one_is_registered(reg
     assert hashlib.sha256(await registry.weights(won)).hexdigest() == won.weights_sha256
 
 
-@pytest.mark.parametrize("name", ["", "V2", ".v2", "-v2", "v/2", "v 2", "v2\n", "ä", "../control", "v" * 65])
-async def test_what_is_no_name_is_refused(store: ObjectStore, registry: Registry, name: str) -> None:
-    with pytest.raises(ValueError, match="is no name of a version: 1 to 64 of a-z"):
-        await registry.push(renamed(name), WEIGHTS)
+async def test_what_is_no_name_is_refused(store: ObjectStore, registry: Registry) -> None:
+    for name in ("", "V2", ".v2", "-v2", "v/2", "v 2", "v2\n", "ä", "../control", "v" * 65):
+        with pytest.raises(ValueError, match="is no name of a version: 1 to 64 of a-z"):
+            await registry.push(renamed(name), WEIGHTS)
+        assert await registry.version(name) is None
     assert await keys(store) == []
 
 
-@pytest.mark.parametrize("name", ["0", "v" * 64, "v2.1_a-b", "a.."])
-async def test_what_is_a_name_is_taken(registry: Registry, name: str) -> None:
-    await registry.push(renamed(name), WEIGHTS)
-    assert [found.version for found in await registry.versions()] == [name]
+async def test_what_is_a_name_is_taken(registry: Registry) -> None:
+    names = ["0", "a..", "v2.1_a-b", "v" * 64]
+    for name in names:
+        await registry.push(renamed(name), WEIGHTS)
+    assert [found.version for found in await registry.versions()] == names
 
 
 async def test_weights_that_are_not_the_versions_or_too_large_are_refused(
@@ -236,12 +238,13 @@ async def test_changes_come_newest_first(store: ObjectStore) -> None:
     assert [change.revision for change in await registry.changes(100)] == [5, 4, 3, 2, 1]
 
 
-@pytest.mark.parametrize("change", [StartShadow(version="v3"), Promote(version="v3"), Promote(), Promote(version="/")])
-async def test_a_version_that_is_not_registered_cannot_run(store: ObjectStore, change: Change) -> None:
+async def test_a_version_that_is_not_registered_cannot_run(store: ObjectStore) -> None:
     registry = await begun(store)
-    with pytest.raises(Refused, match="is not registered") as raised:
-        await make(registry, change)
-    assert (raised.value.rejection.reason, raised.value.rejection.field) == (REASON_MODEL_CHANGE, "version")
+    changes: list[Change] = [StartShadow(version="v3"), StartShadow(), Promote(version="v3"), Promote(version="/")]
+    for change in changes:
+        with pytest.raises(Refused, match="is not registered") as raised:
+            await make(registry, change)
+        assert (raised.value.rejection.reason, raised.value.rejection.field) == (REASON_MODEL_CHANGE, "version")
     assert await registry.control() == first_control("v1", NOW_US)
 
 
@@ -322,14 +325,15 @@ async def test_two_who_have_read_the_same_do_not_write_over_each_other() -> None
     store = Meeting()
     registry = await begun(store)
     store.meeting = asyncio.Barrier(2)
-    one, two = await asyncio.gather(*(make(registry, Policy(), 1, who) for who in "ab"), return_exceptions=True)
-    assert isinstance(one, pb.ModelControl)
-    assert isinstance(two, Moved)
-    assert "were changed at the same time" in str(two)
+    answers = await asyncio.gather(*(make(registry, Policy(), 1, who) for who in "ab"), return_exceptions=True)
+    (won,) = [answer for answer in answers if isinstance(answer, pb.ModelControl)]
+    (lost,) = [answer for answer in answers if isinstance(answer, Moved)]
+    assert "were changed at the same time" in str(lost)
+    assert await registry.control() == won
     store.meeting = asyncio.Barrier(2)
     made = await asyncio.gather(*(make(registry, Policy(), 0, who) for who in "ab"))
-    assert [control.revision for control in made] == [3, 4]
-    assert [change.who for change in await registry.changes(3)] == ["b", "a", "a"]
+    assert sorted(control.revision for control in made) == [3, 4]
+    assert sorted(change.who for change in (await registry.changes(2))) == ["a", "b"]
 
 
 async def test_of_two_who_began_at_once_the_first_begins() -> None:
@@ -337,7 +341,7 @@ async def test_of_two_who_began_at_once_the_first_begins() -> None:
     store.meeting = asyncio.Barrier(2)
     registry = Registry(store)
     one, two = await asyncio.gather(registry.begin("v1", NOW_US), registry.begin("v2", NOW_US))
-    assert one == two == first_control("v1", NOW_US)
+    assert one == two == await registry.control()
 
 
 # --- whoever dies in between ----------------------------------------------------------------------------------------
