@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evercurrent.v1.description_pb2 import ModelDescription
+from evercurrent.v1.description_pb2 import ModelDescription, OutcomeKind
 
 OWN = ("name", "state_width")
 """What may differ: clients see nothing of it."""
@@ -13,9 +13,11 @@ def mismatch(one: ModelDescription, other: ModelDescription) -> str:
     for field in ModelDescription.DESCRIPTOR.fields:
         mine, others = getattr(one, field.name), getattr(other, field.name)
         if field.name not in OWN and mine != others:
-            return f"its {field.name.replace('_', ' ')} is {_said(others)}, not {_said(mine)}"
+            return f"its {field.name.replace('_', ' ')} is {_said(field.name, others)}, not {_said(field.name, mine)}"
     return ""
 
 
-def _said(value: object) -> str:
+def _said(field: str, value: object) -> str:
+    if field == "outcome" and value in OutcomeKind.values():
+        return OutcomeKind.Name(value).removeprefix("OUTCOME_KIND_").lower()
     return str(value).replace("\n", " ").strip() or "none"
