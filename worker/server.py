@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 
 import torch
-from persistence.registry import Registry
 from ulid import ULID
 
 from evercurrent.model import Model
@@ -16,6 +15,7 @@ from evercurrent.serving import bind, new_server, stop_signal
 from evercurrent.settings import SettingsError, WorkerSettings
 from persistence.open import MemoryTarget, open_store, parse_url
 from persistence.probe import probe
+from persistence.registry import Registry
 from persistence.s3 import S3Target
 from persistence.thread import StoreThread
 from worker.incarnation import Incarnation, Plan
