@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 
 from evercurrent.errors import refused
 from evercurrent.v1 import models_pb2 as pb
@@ -54,6 +55,7 @@ class Registry:
         Raises:
             ValueError: the name is none, the weights are too large or not the ones that the version names.
             VersionExists: another model is registered under that name.
+            Damaged: the store has these weights already, and not as they were; nothing is registered.
             StoreError: the store fails.
         """
         if not is_version_name(version.version):
@@ -65,10 +67,10 @@ class Registry:
             raise ValueError("these weights are not the ones that the version names")
         if (found := await self.version(version.version)) is None:
             await self._store.put_if_absent(weights_key(version.weights_sha256), weights)
+            await self.weights(version)
             await self._store.put_if_absent(manifest_key(version.version), manifest_body(version))
             found = await self.version(version.version)
             assert found is not None, "a manifest is never deleted"
-            await self.weights(found)
         if unlike := [name for name in FIXED if getattr(found, name) != getattr(version, name)]:
             what = ", ".join(name.replace("_", " ") for name in unlike)
             raise VersionExists(
@@ -140,7 +142,8 @@ class Registry:
             await self._tell(control.change)
             new = changed(control, change, who, why, now_us, comparisons)
             if await self._swap(stored, control_body(new)):
-                await self._tell(new.change)
+                with suppress(StoreError):  # It is made: whoever makes the next change tells this one first.
+                    await self._tell(new.change)
                 return new
             if revision:
                 raise Moved(f"the models were at revision {revision}, and were changed at the same time")
@@ -160,12 +163,16 @@ class Registry:
         try:
             return await self._store.put_if_match(CONTROL_KEY, body, stored.etag) is not None
         except StoreError as error:
-            if not error.maybe_done:
-                raise
-            now = await self._store.get(CONTROL_KEY)
-            if now is not None and now.body == body:
+            if error.maybe_done and await self._is_seen(body):
                 return True
             raise
+
+    async def _is_seen(self, body: bytes) -> bool:
+        """Whether the control object is this one. A read that fails proves nothing: what was in doubt stays so."""
+        with suppress(StoreError):
+            stored = await self._store.get(CONTROL_KEY)
+            return stored is not None and stored.body == body
+        return False
 
     async def _tell(self, change: pb.ModelChange) -> None:
         await self._store.put_if_absent(audit_key(change.revision), audit_body(change))

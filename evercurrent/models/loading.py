@@ -14,11 +14,11 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
+from safetensors.torch import load, save
+from torch import Tensor, contiguous_format
 
 from evercurrent.model import Model
 
@@ -57,7 +57,7 @@ def load_model(spec: str, weights: Path | None = None, search_path: Path | None 
     _append_search_path(search_path or Path.cwd())
     model_class = _find_class(shipped.class_path if shipped else spec)
     file = weights or (shipped.weights if shipped else None)
-    model = _build(model_class, {}) if file is None else _load_weights(model_class, file)
+    model = _build(model_class, {}) if file is None else _fill(model_class, *_read_weights(file), str(file))
     return model.eval().requires_grad_(False)
 
 
@@ -78,33 +78,49 @@ def save_model(model: Model, path: Path) -> None:
 
 
 def dump_model(model: Model) -> bytes:
-    """The model's weights and how to build it again, as a safetensors file: the same bytes for the same model."""
+    """The model's weights and how to build it again, as a safetensors file: the same bytes for the same model.
+
+    Tensors that share memory, as tied weights do, are written one by one. Raises ModelLoadError.
+    """
     metadata = {"model": class_path(type(model)), "config": config_text(model)}
-    return _ordered(save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, metadata))
+    copies = {name: tensor.clone(memory_format=contiguous_format) for name, tensor in model.state_dict().items()}
+    return _ordered(save(copies, metadata))
 
 
 def _ordered(file: bytes) -> bytes:
-    """A safetensors file with its header in order; the library writes metadata in any. The header is JSON after its
-    length, u64, padded by spaces to a multiple of 8 (https://github.com/huggingface/safetensors, README)."""
-    size = int.from_bytes(file[:8], "little")
-    header = json.dumps(json.loads(file[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    """A safetensors file with its header in order; the library writes metadata in any. The header is padded by spaces
+    to a multiple of 8."""
+    header = json.dumps(_header(file), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + file[8 + size :]
+    return len(header).to_bytes(8, "little") + header + file[_data_at(file) :]
+
+
+def _header(file: bytes) -> dict[str, Any]:
+    """JSON, after its length as u64 (https://github.com/huggingface/safetensors, README)."""
+    header: dict[str, Any] = json.loads(file[8 : _data_at(file)])
+    return header
+
+
+def _data_at(file: bytes) -> int:
+    return 8 + int.from_bytes(file[:8], "little")
 
 
 def parse_model(weights: bytes, spec: str, search_path: Path | None = None) -> Model:
     """As `load_model`: the model of class `spec`, `module:Class`, whose weights `dump_model` gave."""
     _append_search_path(search_path or Path.cwd())
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "weights.safetensors"
-        file.write_bytes(weights)
-        model = _load_weights(_find_class(spec), file)
+    model = _fill(_find_class(spec), *_parse_weights(weights), "this file of weights")
     return model.eval().requires_grad_(False)
 
 
 def config_text(model: Model) -> str:
-    """The arguments that build the model again, as JSON."""
-    return json.dumps(model.config(), sort_keys=True)
+    """The arguments that build the model again, as JSON. Raises ModelLoadError."""
+    try:
+        return json.dumps(model.config(), sort_keys=True)
+    except (TypeError, ValueError) as exc:
+        raise ModelLoadError(
+            f"the config of {class_path(type(model))} is not JSON ({exc}): let Model.config() give numbers, texts, "
+            "lists and dicts of them"
+        ) from exc
 
 
 def class_path(model_class: type[Model]) -> str:
@@ -163,22 +179,30 @@ def _build(model_class: type[Model], config: dict[str, object]) -> Model:
         ) from exc
 
 
-def _load_weights(model_class: type[Model], path: Path) -> Model:
-    metadata, tensors = _read_weights(path)
+def _fill(model_class: type[Model], metadata: dict[str, str], tensors: dict[str, Tensor], file: str) -> Model:
+    """The model that these weights are of. `file`: what to call them."""
     expected = class_path(model_class)
     if metadata.get("model") != expected:
         owner = metadata.get("model", "an unnamed model")
-        raise ModelLoadError(f"{path} holds weights of {owner}, not of {expected}: give the weights of {expected}")
+        raise ModelLoadError(f"{file} holds weights of {owner}, not of {expected}: give the weights of {expected}")
     try:
         config = json.loads(metadata["config"])
     except (KeyError, json.JSONDecodeError) as exc:
-        raise ModelLoadError(f"{path} does not say how to build {expected}: save it again by save_model") from exc
+        raise ModelLoadError(f"{file} does not say how to build {expected}: save it again by save_model") from exc
     model = _build(model_class, config)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as exc:
-        raise ModelLoadError(f"{path} does not fit {expected}; train and save it again: {exc}") from exc
+        raise ModelLoadError(f"{file} does not fit {expected}; train and save it again: {exc}") from exc
     return model
+
+
+def _parse_weights(weights: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        tensors = load(weights)
+    except SafetensorError as exc:
+        raise ModelLoadError(f"these {len(weights)} bytes are not a safetensors file that can be read ({exc})") from exc
+    return _header(weights).get("__metadata__", {}), tensors
 
 
 def _read_weights(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -33,10 +33,10 @@ class Answer:
 
 @dataclass
 class Flaky:
-    """The proxy. `plan`: what becomes of the next requests; those after them pass."""
+    """The proxy. `plan`: what becomes of the next requests; None and those after them pass."""
 
     endpoint: str
-    plan: deque[Fault | Answer] = field(default_factory=deque)
+    plan: deque[Fault | Answer | None] = field(default_factory=deque)
     methods: list[str] = field(default_factory=list)
     """Of all requests that came."""
 
