@@ -123,6 +123,8 @@ class Journal:
         began_us = self._me.clock_us()
         self._busy_us = 0
         number = self.landed + 1
+        for _ in self._residents.bring_up():
+            yield Pause()
         packing = self._residents.packing
         writer = SegmentWriter(packed_width(packing))
         parts = yield from self._gather(writer, packing)
@@ -156,8 +158,6 @@ class Journal:
         self.work.clear()
 
     def _gather(self, writer: SegmentWriter, packing: Packing) -> Flow[list[Gathered]]:
-        for _ in self._residents.bring_up():
-            yield Pause()
         slab = self._residents.slab
         clock_us = self._me.clock_us
         parts: list[Gathered] = []
