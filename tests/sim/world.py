@@ -218,7 +218,7 @@ class Facts:
     @staticmethod
     def of(rows: Rows, index: int, session: int) -> Facts:
         last_seqs = {high << 64 | low: last for high, low, last, _, _ in rows.sessions_of(index).tolist()}
-        count, hash_ = rows.states[index].tolist()
+        count, hash_ = (0, 0) if rows.forgotten[index] else rows.states[index].tolist()
         return Facts(int(rows.versions[index]), last_seqs.get(session, 0), int(count), int(hash_))
 
 
