@@ -135,6 +135,33 @@ VERDICT = {
         for what in ("p50_events", "p90_events", "reached", "wrong")
     ),
 }
+SHADOW = {
+    *FAULTS,
+    "saturation_per_s",
+    "offered_per_s",
+    "live_no_shadow_p99_ms",
+    "live_1_shadow_p99_ms",
+    "live_3_shadows_p99_ms",
+    "shadow_step_ms",
+    "shadow_added_p99_steps_lo",
+    "live_p99_ratio_1_shadow_lo",
+    "live_p99_ratio_3_shadows_lo",
+    "live_p99_ratio_3_shadows_aa",
+    "shadow_updates",
+    "shadow_shed_users",
+    "promote_ms",
+    "rollback_ms",
+    "slow_rollback_ms",
+    "prepare_ms",
+    "max_gap_ms",
+    "slow_max_gap_ms",
+    "rollback_missed_events",
+    *(
+        f"{bad}_{what}"
+        for bad in ("wrong_sign", "soon_nan", "slow")
+        for what in ("rolled_back_s", "live_brier", "old_brier")
+    ),
+}
 EXPECTED = {
     "latency": LATENCY,
     "throughput": THROUGHPUT,
@@ -143,6 +170,7 @@ EXPECTED = {
     "rolling": ROLLING,
     "failover": FAILOVER,
     "verdict": VERDICT,
+    "shadow": SHADOW,
 }
 
 
@@ -160,11 +188,11 @@ def test_a_quick_run_writes_the_contract(name: str, expected: set[str], tmp_path
     assert expected <= set(written["metrics"])
     for metric, value in written["metrics"].items():
         assert isinstance(value, int | float), metric
-        assert value >= 0 or "_overhead_us" in metric, metric
+        assert value >= 0 or "_overhead_us" in metric or "_added_" in metric, metric
     for metric in expected & {name for name in written["metrics"] if name.endswith("_lo")}:
         x = metric.removesuffix("_lo")
         assert written["metrics"][metric] <= written["metrics"][x] <= written["metrics"][f"{x}_hi"]
-    for metric in (FAULTS | {"stub_errors"}) & expected:
+    for metric in (FAULTS | {"stub_errors", "rollback_missed_events"}) & expected:
         assert written["metrics"][metric] == 0, done.stdout
     assert f"bench {name}" in done.stdout
     assert done.stderr == ""
