@@ -336,6 +336,8 @@ class Engine:
 
     def count_quarantined(self) -> None:
         """Find out who is quarantined."""
+        if not self._has_strikes:
+            return
         self.num_quarantined = len(self.quarantined())
         self._has_strikes = bool(self.residents.strikes[: self.slab.num_rows].any())
 
