@@ -739,11 +739,16 @@ class Engine:
         self, taken: Waiting, learning: NDArray[np.intp], results: Records, rejected: dict[int, pb.Rejection]
     ) -> None:
         """One forward and one backward; rows whose update the guard refuses stay as they are."""
-        rows, events = taken.marks["row"][learning], taken.events[learning]
+        rows, events = taken.marks["row"], taken.events
+        if len(learning) < len(taken):
+            rows, events = rows[learning], events[learning]
         if self.followers:
             self.followers.before(rows)
         kept = self._not_quarantined(learning, rows, rejected)
-        learned = self.live.learn(rows[kept], events[kept])
+        if len(kept) == len(learning):
+            learned = self.live.learn(rows, events)
+        else:
+            learned = self.live.learn(rows[kept], events[kept])
         if self.followers:
             self.followers.note_live_step(self.live.update_us)
         applied = learned.applied()

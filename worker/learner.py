@@ -70,24 +70,38 @@ class Learner:
 
     def learn(self, rows: Indices, events: Records) -> Learned:
         """One forward and one backward over events of different users."""
-        learned = Learned.nothing(len(events), self._layout.prediction_width)
-        if not len(events):
-            return learned
         self.update_us = 0
-        for indices, update in self._isolate(self._update, rows, events, np.arange(len(events)), learned):
-            refusals = self.guard.check(update)
-            state_BD = update.state_BD.detach().numpy()
-            prediction_BP, loss_B = update.prediction_BP.detach().numpy(), update.loss_B.detach().numpy()
-            kept = indices
-            if refusals:
-                learned.refused.update((int(indices[at]), why) for at, why in refusals.items())
-                stand = np.delete(np.arange(len(indices)), list(refusals))
-                kept = indices[stand]
-                state_BD, prediction_BP, loss_B = state_BD[stand], prediction_BP[stand], loss_B[stand]
-            self.states.states[rows[kept]] = state_BD
-            learned.prediction_NP[kept] = prediction_BP
-            learned.loss_N[kept] = np.where(has_outcome(events[kept]), loss_B, np.nan)
+        if not len(events):
+            return Learned.nothing(0, self._layout.prediction_width)
+        everybody = np.arange(len(events))
+        try:
+            update = self._update(torch.from_numpy(self.states.states[rows]), batch_of(events, self._layout))
+        except Exception as error:
+            learned = Learned.nothing(len(events), self._layout.prediction_width)
+            updates = self._split(self._update, rows, events, everybody, learned, error)
+        else:
+            if not self.guard.check(update):
+                # The usual: nothing is copied that need not be.
+                self.states.states[rows] = update.state_BD.detach().numpy()
+                loss_N = np.where(has_outcome(events), update.loss_B.detach().numpy(), np.float32(np.nan))
+                return Learned(update.prediction_BP.detach().numpy(), loss_N)
+            learned = Learned.nothing(len(events), self._layout.prediction_width)
+            updates = [(everybody, update)]
+        for indices, update in updates:
+            self._take(indices, update, rows, events, learned)
         return learned
+
+    def _take(
+        self, indices: NDArray[np.intp], update: Update, rows: Indices, events: Records, learned: Learned
+    ) -> None:
+        """What of an update the guard lets stand."""
+        refusals = self.guard.check(update)
+        learned.refused.update((int(indices[at]), why) for at, why in refusals.items())
+        stand = np.delete(np.arange(len(indices)), list(refusals))
+        kept = indices[stand]
+        self.states.states[rows[kept]] = update.state_BD.detach().numpy()[stand]
+        learned.prediction_NP[kept] = update.prediction_BP.detach().numpy()[stand]
+        learned.loss_N[kept] = np.where(has_outcome(events[kept]), update.loss_B.detach().numpy()[stand], np.nan)
 
     def predict(self, rows: Indices, events: Records) -> Learned:
         """Predict for queries; nothing changes."""
@@ -120,12 +134,24 @@ class Learner:
             states_BD = torch.from_numpy(self.states.states[rows[indices]])
             return [(indices, act(states_BD, batch_of(events[indices], self._layout)))]
         except Exception as error:
-            if len(indices) == 1:
-                index = int(indices[0])
-                self._log_error(error)
-                learned.refused[index] = rejection(pb.REASON_MODEL_ERROR, "", f"{type(error).__name__}: {error}")
-                learned.raised.add(index)
-                return []
+            return self._split(act, rows, events, indices, learned, error)
+
+    def _split(
+        self,
+        act: Callable[[torch.Tensor, Batch], T],
+        rows: Indices,
+        events: Records,
+        indices: NDArray[np.intp],
+        learned: Learned,
+        error: Exception,
+    ) -> list[tuple[NDArray[np.intp], T]]:
+        """The model raised on these: on which of them?"""
+        if len(indices) == 1:
+            index = int(indices[0])
+            self._log_error(error)
+            learned.refused[index] = rejection(pb.REASON_MODEL_ERROR, "", f"{type(error).__name__}: {error}")
+            learned.raised.add(index)
+            return []
         middle = len(indices) // 2
         return [
             *self._isolate(act, rows, events, indices[:middle], learned),
