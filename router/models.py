@@ -49,15 +49,15 @@ class Seen:
 
 @dataclass(slots=True)
 class _Kept:
-    """What incarnations have added up beside one live version: those that are gone count as they were last seen."""
+    """What incarnations have added up beside one live version by one score: those that are gone count as they were last
+    seen."""
 
-    live: str = ""
-    live_since_us: int = 0
+    beside: tuple[str, int, int] = ("", 0, 0)
     sums: dict[tuple[str, str], VersionSums] = field(default_factory=dict)
 
 
 class Models:
-    """The answers. `router` is the router's name, for logs."""
+    """The answers, and the policy."""
 
     def __init__(self, core: RoutingCore) -> None:
         self._core = core
@@ -169,11 +169,11 @@ class Models:
         if not control.revision:
             return None
         kept = self._kept
-        if (kept.live, kept.live_since_us) != (control.live, control.live_since_us):
-            self._kept = kept = _Kept(control.live, control.live_since_us)
+        if kept.beside != _beside(control):
+            self._kept = kept = _Kept(_beside(control))
         score_range = 0.0
         for answer in found:
-            if (answer.control.live, answer.control.live_since_us) != (kept.live, kept.live_since_us):
+            if _beside(answer.control) != kept.beside:
                 continue
             score_range = answer.score_range
             kept.sums.update({(answer.incarnation, sums.version): sums for sums in answer.versions})
@@ -288,6 +288,11 @@ def regression(one: Comparison, margin: float) -> str:
         if interval.low > bound:
             return f"{one.live} regresses beside {one.sums.version}: {what}, by {_said(interval)}"
     return ""
+
+
+def _beside(control: ModelControl) -> tuple[str, int, int]:
+    """Beside what, since when and by which score versions are compared."""
+    return control.live, control.live_since_us, control.policy.score
 
 
 def _said(interval: models_pb2.Interval) -> str:

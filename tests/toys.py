@@ -5,6 +5,8 @@ Letters as in `evercurrent.model`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -146,3 +148,10 @@ class Narrow(Counting):
 
     observation = ObservationSpec(ids=Counting.observation.ids, features=("x",), outcome=Counting.observation.outcome)
     state_shapes = {"count": (1,), "sum": (1,), "hash": (1,), "weights": (1,)}  # noqa: RUF012
+
+
+class Misshapen(Counting):
+    """Another version, whose `migrate` gives states of another width."""
+
+    def migrate(self, old_state_BD: Tensor, old_shapes: Mapping[str, tuple[int, ...]]) -> Tensor:
+        return old_state_BD[:, :1]

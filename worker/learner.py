@@ -113,9 +113,13 @@ class Learner:
     def _update(self, states_BD: torch.Tensor, batch: Batch) -> Update:
         began_us = self._clock_us()
         try:
-            return self.model.update(states_BD, batch)
+            update = self.model.update(states_BD, batch)
         finally:
             self.update_us += self._clock_us() - began_us
+        num = len(states_BD)
+        if update.state_BD.shape != states_BD.shape or not len(update.prediction_BP) == len(update.loss_B) == num:
+            raise ValueError(f"the update of {num} states gives {tuple(update.state_BD.shape)}")
+        return update
 
     def _read_out(self, states_BD: torch.Tensor, batch: Batch) -> Floats:
         with torch.no_grad():
@@ -176,7 +180,10 @@ def migration_of(model: Model) -> Migrate:
 
     def migrate(states_BD: Floats, shapes: Shapes) -> Floats:
         with torch.no_grad():
-            return np.asarray(model.migrate(torch.from_numpy(np.ascontiguousarray(states_BD)), shapes).numpy())
+            migrated: Floats = model.migrate(torch.from_numpy(np.ascontiguousarray(states_BD)), shapes).numpy()
+        if migrated.shape != (len(states_BD), model.state_width):
+            raise ValueError(f"{model.name}: migrate gives states of shape {migrated.shape}")
+        return migrated
 
     return migrate
 

@@ -31,10 +31,12 @@ from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.models_pb2 import MODEL_ROLE_SHADOW, MODEL_ROLE_STANDBY, ModelControl
 from evercurrent.wire import Layout, Records
 from persistence.errors import StoreError
+from persistence.keys import is_version_name
 from persistence.registry import Registry
+from persistence.store import BODY_BYTES_MAX
 from worker.followers import Scorer
 from worker.incarnation import Incarnation
-from worker.learner import batch_of
+from worker.learner import batch_of, migration_of, probe
 from worker.parts import Floats, Shapes
 
 LOOK_INTERVAL_S = 2.0
@@ -76,20 +78,20 @@ class Versions:
 
         Raises:
             StoreError: the registry fails, or has another model under this one's version.
-            ModelLoadError: the live version cannot run here.
+            ModelLoadError: the live version cannot run here, or this worker's own has no name for a version.
         """
         if self.registry is None:
             return
         own, weights = version_of(self.model, self._version, "evercurrent", "a worker's own model", _now_us())
-        await self.registry.push(own, weights)
+        if not is_version_name(self._version):
+            raise ModelLoadError(f"{self._version!r} is no name of a version: give one with model_version")
+        if len(weights) > BODY_BYTES_MAX:
+            logger.warning("weights too large to be registered: every worker has to be started with them")
+        else:
+            await self.registry.push(own, weights)
         control = await self.registry.begin(self._version, _now_us())
         await self._learn_shapes()
-        await self._load(control.live)
-        for version in _beside(control):
-            try:
-                await self._load(version)
-            except (ModelLoadError, StoreError):
-                logger.exception("a version that does not serve cannot run here version=%s", version)
+        await self._load_all(control)
         if control.live != self._version:
             logger.info("the live version is not this worker's own live=%s own=%s", control.live, self._version)
         self.control = control
@@ -122,14 +124,13 @@ class Versions:
         if self.registry is None:
             return 0
         async with self._turn:
-            if self.control is not None and self.control.revision >= max(1, revision) and revision:
+            if revision and self.control is not None and self.control.revision >= revision:
                 return self.control.revision
             control = await self.registry.control()
             if control is None or control.revision < revision:
                 raise refused(pb.REASON_UNAVAILABLE, "revision", f"the store does not say {revision} yet", 100)
             if self.control is None or control.revision > self.control.revision:
-                for version in (control.live, *_beside(control)):
-                    await self._load(version)
+                await self._load_all(control)
                 self._apply(control)
             return control.revision
 
@@ -199,13 +200,38 @@ class Versions:
             raise ModelLoadError(f"version {version!r} is not registered")
         weights = await self.registry.weights(found)
         with _short_turns():
-            model = await asyncio.to_thread(parse_model, weights, found.class_path)
-        if why := mismatch(describe(self.model), describe(model)):
-            raise ModelLoadError(f"version {version!r} does not fit what is served here: {why}")
+            model = await asyncio.to_thread(self._tried, version, weights, found.class_path)
         self._models[version] = model
         self._shapes[version] = shapes_of(found)
         logger.info("loaded version=%s class=%s", version, found.class_path)
         return model
+
+    def _tried(self, version: str, weights: bytes, class_path: str) -> Model:
+        """A version that has run once, and made its first state of another's. Whatever it raises is a refusal: this is
+        foreign code. Raises ModelLoadError."""
+        try:
+            model = parse_model(weights, class_path)
+            why = mismatch(describe(self.model), describe(model))
+            probe(model, Layout.of(describe(model)))
+            initial_BD = self.model.initial_state().detach().numpy()[None]
+            migration_of(model)(initial_BD, self._shapes[self._version])
+        except ModelLoadError:
+            raise
+        except Exception as error:
+            raise ModelLoadError(f"version {version!r} cannot run: {type(error).__name__}: {error}") from error
+        if why:
+            raise ModelLoadError(f"version {version!r} does not fit what is served here: {why}")
+        return model
+
+    async def _load_all(self, control: ModelControl) -> None:
+        """Have all that a control object names; one beside the live version that cannot run here is left out, and told.
+        Raises ModelLoadError or StoreError: the live version cannot."""
+        await self._load(control.live)
+        for version in _beside(control):
+            try:
+                await self._load(version)
+            except (ModelLoadError, StoreError):
+                logger.exception("a version that does not serve cannot run here version=%s", version)
 
     def _apply(self, control: ModelControl) -> None:
         """Have the incarnation run what the control object says, from now on."""

@@ -34,7 +34,7 @@ from persistence.registry import Registry
 from tests.e2e.conversation import Conversation, observation
 from tests.e2e.test_durability import SESSION, hash_of, observe_durably, routed
 from tests.servers import Service, running_worker
-from tests.toys import NAN_LOSS, Counting, Narrow, Sick, Sluggish
+from tests.toys import NAN_LOSS, Counting, Misshapen, Narrow, Sick, Sluggish
 
 MODELS: dict[str, Model] = {"v2": Sluggish(), "sick": Sick(), "narrow": Narrow()}
 BY_OWN_SCORE = Policy(score=models_pb2.SCORE_MODEL)
@@ -340,3 +340,16 @@ async def test_the_client_hears_which_version_predicted_and_may_ask_for_one() ->
                     results = [await exchange.observe(f"bob-{asked}", **more, outcome=0.5) for _ in range(2)]
                     assert [one.model_version for one in results] == [heard, heard]
                     assert [one.prediction[0] for one in results] == [0, hash_of(1)]
+
+
+async def test_a_version_that_cannot_run_is_refused_before_anything_changes() -> None:
+    store = await filled_store()
+    await Registry(store).push(*version_of(Misshapen(), "misshapen", "test", "", 1))
+    async with running_worker("worker-0", Counting(), store) as worker, routed(worker_0=worker) as service:
+        await change(service, policy=BY_OWN_SCORE)
+        for what in ({"start_shadow": StartShadow(version="misshapen")}, {"promote": Promote(version="misshapen")}):
+            code, text = await refusal(service, **what)
+            assert code is grpc.StatusCode.FAILED_PRECONDITION
+            assert "'misshapen' cannot run" in text
+        (engine,) = service.engines
+        assert (engine.live.version, list(engine.followers)) == ("counting", [])
