@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import grpc.aio
 
-from evercurrent.errors import refused
+from evercurrent.errors import Refused, refused
 from evercurrent.sequences import compared
 from evercurrent.v1 import admin_pb2, models_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
@@ -191,7 +191,7 @@ class Models:
                 if seen is not None and (request := decision(seen)) is not None:
                     logger.warning("the policy acts: %s", request.why)
                     await self.change(request)
-            except Exception as error:
+            except (Refused, grpc.aio.AioRpcError) as error:
                 # Another router may have acted first, or a worker be away: there is a next time.
                 logger.warning("the policy could not act: %s", error)
 

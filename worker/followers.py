@@ -373,7 +373,11 @@ class Followers:
         if len(known):
             assert states.migrate is not None, "nobody said how to migrate"
             live = residents.live
-            states.put(known, states.migrate(live.states[known], residents.shapes[live.version]))
+            try:
+                states.put(known, states.migrate(live.states[known], residents.shapes[live.version]))
+            except Exception:  # The live version goes on, whatever foreign code does.
+                logger.exception("a version cannot migrate states: they begin anew version=%s", follower.version)
+                states.begin(known)
 
     def _put(self, follower: Follower, offered: Waiting) -> None:
         if not len(offered):
@@ -467,7 +471,12 @@ class Followers:
         events, live_NP = taken.events, taken.marks["prediction"]
         if not has.all():
             events, live_NP, prediction_NP = events[has], live_NP[has], prediction_NP[has]
-        live, own = self.scorer(live_NP, events), self.scorer(prediction_NP, events)
+        try:
+            live, own = self.scorer(live_NP, events), self.scorer(prediction_NP, events)
+        except Exception:  # The live version goes on, whatever foreign code does.
+            logger.exception("predictions cannot be scored: versions are compared no more")
+            self.scorer = None
+            return
         sums.live_score_sum += float(live.sum())
         sums.score_sum += float(own.sum())
         sums.score.add(live - own)

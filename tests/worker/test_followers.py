@@ -360,3 +360,26 @@ def test_the_next_step_of_a_slow_live_version_is_found_slow() -> None:
     sums = engine.followers.sums_of(follower_of(engine)).slowness
     assert sums.count == 20
     assert sums.sum == 0.0
+
+
+def test_what_a_version_or_a_score_raises_does_not_reach_the_live_version() -> None:
+    class Stuck(Sluggish):
+        def migrate(self, old_state_BD: Tensor, old_shapes: object) -> Tensor:
+            raise RuntimeError("asked to")
+
+    def scorer(prediction_NP: Floats, events: Records) -> NDArray[np.float64]:
+        raise RuntimeError("asked to")
+
+    engine = new_engine()
+    link = engine.open_link()
+    open_tag(engine, link, 0, USERS[0])
+    receive(engine, link, event(0, deed=1))
+    drain(engine)
+    engine.follow("v2", Stuck(), MODEL_ROLE_SHADOW, 1.0, False)
+    engine.followers.scorer = scorer
+    receive(engine, link, event(0, deed=2))
+    ((_, record, _),) = drain(engine)
+    assert record["status"] == pb.STATUS_APPLIED
+    follow_all(engine)
+    assert learned(engine, "v2", USERS[0]) == history_of([2])
+    assert follower_of(engine).sums.score.count == 0
