@@ -88,6 +88,7 @@ Version = Annotated[str, Field(pattern=VERSION_PATTERN)]
 Address = Annotated[str, AfterValidator(_checked_address)]
 KubernetesService = Annotated[str, AfterValidator(_checked_service)]
 Count = Annotated[int, Field(gt=0)]
+Ratio = Annotated[float, Field(ge=0, le=1)]
 Bytes = Annotated[int, BeforeValidator(_bytes_of), Field(gt=0)]
 
 
@@ -121,7 +122,48 @@ class Member(_Values):
         return f"{self.name}={self.address}"
 
 
-class WorkerSettings(_Values):
+class ServiceSettings(_Values):
+    """What workers and routers are told alike: what they show of themselves, and whom they trust."""
+
+    metrics_address: Address | None = Field(
+        default=None, description="Where Prometheus finds its metrics (HTTP, /metrics), host:port. Default: nowhere."
+    )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/]+$",
+        description="Where traces and metrics go by OTLP over gRPC: http://host:port or https://. Default: nowhere.",
+    )
+    trace_ratio: Ratio = Field(
+        default=0.01, description="The share of the traces that begin here and are recorded; a caller's choice stands."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least that is logged: debug, info, warning or error."
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="How: text, or json, an object a line.")
+    tls_certificate: Path | None = Field(
+        default=None, description="Its certificate with the chain, PEM. Read again when it changes."
+    )
+    tls_key: Path | None = Field(default=None, description="The certificate's private key, PEM.")
+    tls_client_ca: Path | None = Field(
+        default=None, description="CA certificates, PEM: who connects shows a certificate that one of them signed."
+    )
+    tls_ca: Path | None = Field(
+        default=None, description="CA certificates, PEM, by which it knows the workers that it calls."
+    )
+    cluster_token_file: Path | None = Field(
+        default=None, description="A file with the secret that routers and workers show to workers."
+    )
+    cluster_identities: Annotated[tuple[str, ...], BeforeValidator(_members_of)] = Field(
+        default=(),
+        description="Names (SAN) in the certificates of routers and workers, with commas between: who shows one may "
+        "call workers.",
+    )
+    insecure: bool = Field(
+        default=False, description="true: listen beyond this machine although anybody there can read and write."
+    )
+
+
+class WorkerSettings(ServiceSettings):
     """What a worker is told at start."""
 
     name: Name = Field(default="worker-0", description="Its name: its place on the ring. Keep it over restarts.")
@@ -183,7 +225,7 @@ class WorkerSettings(_Values):
         return self
 
 
-class RouterSettings(_Values):
+class RouterSettings(ServiceSettings):
     """What a router is told at start."""
 
     name: Name = Field(default="router-0", description="Its name, for logs.")
@@ -235,6 +277,24 @@ class RouterSettings(_Values):
         default=600, description="Milliseconds without a message after which a worker counts as lost."
     )
     drain_timeout_s: Count = Field(default=5, description="Seconds that clients get to leave when the router stops.")
+    token_jwks: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The keys that sign bearer tokens (JWT), a JWKS: a file or an https:// URL. Default: no tokens.",
+    )
+    token_audience: str | None = Field(default=None, min_length=1, description="The audience (aud) tokens must name.")
+    token_issuer: str | None = Field(
+        default=None, min_length=1, description="The issuer (iss) tokens must name. Default: any."
+    )
+    identity_sessions_max: Count | None = Field(
+        default=None, description="Sessions open at once of one identity, a token's sub. Default: no limit."
+    )
+    identity_events_per_s_max: Count | None = Field(
+        default=None, description="Events a second of one identity. Default: no limit."
+    )
+    identity_bytes_per_s_max: Bytes | None = Field(
+        default=None, description="Bytes of requests a second of one identity. Default: no limit."
+    )
     frame_events_max: Count = Field(default=8192, description="Events in one Exchange frame; larger ones are rejected.")
     frame_bytes_max: Bytes = Field(
         default=4 * 1024**2, description="Bytes of one Exchange frame; larger ones are rejected."

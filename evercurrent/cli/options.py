@@ -27,7 +27,8 @@ def with_settings(values: type[BaseModel]) -> Callable[[Callable[..., None]], An
     The command takes them as one argument `flags`, by key, None where not given. They are text: the settings check them
     together with those of the other sources.
     """
-    fields = values.model_fields
+    shared = {key for base in values.__mro__[1:] for key in getattr(base, "model_fields", {})}
+    fields = dict(sorted(values.model_fields.items(), key=lambda item: item[0] in shared))
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
@@ -61,12 +62,14 @@ def _option(key: str, field: FieldInfo) -> inspect.Parameter:
 
 def _shown(key: str, field: FieldInfo) -> tuple[str, str]:
     """How --help calls a setting's values, and its default."""
-    if key.endswith("bytes_max"):
+    if key.endswith("bytes_max") and field.default is not None:
         return "BYTES", ByteSize(field.default).human_readable(separator="")
     if isinstance(field.default, bool):
         return "BOOL", str(field.default).lower()
     if key.endswith("_ms"):
         return "MS", ""
-    if isinstance(field.default, int):
+    if key.endswith("_max") and field.default is None:
+        return "N", ""
+    if isinstance(field.default, int | float):
         return "N", str(field.default)
     return "FILE" if Path in get_args(field.annotation) else "TEXT", str(field.default or "")
