@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -54,7 +55,7 @@ Clock = Callable[[], int]
 """Monotonic microseconds."""
 
 After = Callable[[int, Callable[[], None]], object]
-"""Has something called after so many microseconds."""
+"""Has something called after so many microseconds, or a little earlier."""
 
 
 class Feed(Protocol):
@@ -627,12 +628,18 @@ class RoutingCore:
         """Look at the moves that are due then."""
         if self._looks_at_us is None or at_us < self._looks_at_us:
             self._looks_at_us = at_us
-            self._after(max(0, at_us - self.clock_us()), self._look)
+            self._wait_for(at_us)
 
-    def _look(self) -> None:
+    def _wait_for(self, at_us: int) -> None:
+        self._after(max(0, at_us - self.clock_us()), partial(self._look, at_us))
+
+    def _look(self, at_us: int) -> None:
+        """Look, if this is still when it is to be looked next and that time has come: timers may be early."""
+        if at_us != self._looks_at_us:
+            return
         now_us = self.clock_us()
-        if self._looks_at_us is None or now_us < self._looks_at_us:
-            # It was to be looked sooner since this was planned.
+        if now_us < at_us:
+            self._wait_for(at_us)
             return
         self._looks_at_us = None
         retried = []
