@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from evercurrent.errors import refused, rejection
 from evercurrent.matching import mismatch
 from evercurrent.slots import slot_of, user_key
+from evercurrent.telemetry import LatencyWindow
 from evercurrent.v1 import description_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_QUERY, IndexedRejection
 from evercurrent.wire import Layout, Records, joined, watermarks
-from router.latency import Latency
+from router.latency import update_latency
 from router.moves import RETRY_US, TRANSIENT, Move, Moves, Replay, replay
 from router.outbox import Link, Outbox
 from router.replay import Kept, ReplayLog
@@ -102,7 +103,11 @@ class RoutingCore:
         self.ring: Ring | None = None
         self.links: dict[int, Link] = {}
         self.sessions = SessionTable()
-        self.latency = Latency()
+        self.latency = update_latency()
+        """Told by feeds, of what they have written."""
+        self.pauses = LatencyWindow()
+        """How long sessions waited that moved."""
+        self.num_rings = 0
         self.clock_us = clock_us
         self.bounds = bounds
         self.moves = Moves()
@@ -179,6 +184,7 @@ class RoutingCore:
         """Users are sent by this ring from now on. Workers are told their slots; sessions stay where they are until
         their worker gives them up."""
         self.ring = ring
+        self.num_rings += 1
         self._aim()
         for link in self.links.values():
             self._tell_slots(link)
@@ -564,7 +570,7 @@ class RoutingCore:
     def _begin_move(self, sid: int, kept: Kept | None = None, owner: str = "") -> Move:
         now_us = self.clock_us()
         deadline_us = now_us + self.bounds.move_timeout_us
-        move = Move(deadline_us, now_us + GAP_PATIENCE_US, kept, owner)
+        move = Move(now_us, deadline_us, now_us + GAP_PATIENCE_US, kept, owner)
         self.moves.begin(sid, move)
         self._look_at(deadline_us)
         return move
@@ -700,7 +706,10 @@ class RoutingCore:
         assert move.kept is not None, "who plans has all that is kept"
         self.log.num_dropped += len(move.kept.records) - len(plan.stays.records)
         self.moves.end(sid)
-        self.num_moved += not was_opening and index != move.origin
+        if not was_opening and index != move.origin:
+            self.num_moved += 1
+            now_us = self.clock_us()
+            self.pauses.record([now_us - move.began_us], now_us / 1e6)
         sessions.worker[sid] = index
         sessions.durable_seq[sid] = answer.durable_seq = max(sessions.durable_seq.item(sid), answer.durable_seq)
         self._send_plan(sid, index, plan)
@@ -866,7 +875,6 @@ class RoutingCore:
         sids = records["tag"].astype(np.int64)
         np.add.at(self.sessions.num_answered, sids, 1)
         link.num_updates += int(np.count_nonzero(records["status"] == pb.STATUS_APPLIED))
-        self.latency.add(records, self.clock_us())
         for indexed in rejections:
             self._rejected(records[indexed.index], indexed.rejection.reason)
         self.sessions.raise_durable(sids, records["durable_seq"])
@@ -885,7 +893,6 @@ class RoutingCore:
             return
         sessions.num_answered[sid] += 1
         link.num_updates += status == pb.STATUS_APPLIED
-        self.latency.add(records, self.clock_us())
         if durable_seq > sessions.durable_seq.item(sid):
             sessions.durable_seq[sid] = durable_seq
             sessions.num_raised += 1

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import grpc.aio
 
 from evercurrent.serving import Health, bind, new_health, new_server, stop_signal
 from evercurrent.settings import RouterSettings
+from evercurrent.telemetry.logs import get_logger
+from evercurrent.telemetry.serving import metrics
 from router.core import RoutingCore
 from router.discovery import make_source
+from router.metrics import read_metrics
 from router.models import Models
 from router.routing import Routing, bounds_of
 from router.service import ADMIN_SERVICE, SESSION_SERVICE, admin_handler, session_handler
@@ -26,7 +29,7 @@ from router.streams import Door
 READY_GRACE_S = 5.0
 STOP_GRACE_S = 1.0
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
@@ -46,9 +49,10 @@ async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
     address = bind(server, settings.address)
     gc.collect()
     gc.freeze()
-    await server.start()
-    logger.info("router serves address=%s", address)
-    async with asyncio.TaskGroup() as tasks:
+    read = partial(read_metrics, routing.core, models)
+    async with metrics(settings, "evercurrent-router", settings.name, read), asyncio.TaskGroup() as tasks:
+        await server.start()
+        logger.info("router serves", address=address)
         working = [
             tasks.create_task(routing.run()),
             tasks.create_task(models.keep_policy()),
@@ -72,7 +76,7 @@ async def drain(server: grpc.aio.Server, health: Health, core: RoutingCore, time
             async with asyncio.timeout(timeout_s):
                 await _idle(core)
         if not core.is_idle:
-            logger.warning("clients stayed feeds=%d sessions=%d", core.num_feeds, len(core.sessions))
+            logger.warning("clients stayed", feeds=core.num_feeds, sessions=len(core.sessions))
         core.stop()
     finally:
         await stopping

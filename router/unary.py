@@ -131,7 +131,9 @@ class _Call:
             self._fail(answer.rejection)
 
     def results(self, records: Records, rejections: Sequence[IndexedRejection]) -> None:
-        for reply in self._replies.make(records, rejections, self._core.clock_us()):
+        came_us = self._core.clock_us()
+        self._core.latency.add(records, came_us, came_us)
+        for reply in self._replies.make(records, rejections, came_us):
             if reply.status == pb.STATUS_REJECTED and reply.rejection.reason not in GUARD:
                 self._fail(self._prefixed(reply.rejection))
             elif self._wait_durable and isinstance(reply, pb.ObservationResult) and reply.status != pb.STATUS_REJECTED:

@@ -9,7 +9,6 @@ ownership to say (worker.ownership), which the engine asks when a tag is opened 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +22,7 @@ from ulid import ULID
 from evercurrent.describe import describe
 from evercurrent.errors import Refused, refused, rejection
 from evercurrent.model import Batch, Model
+from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
 from evercurrent.v1.columns_pb2 import (
@@ -52,7 +52,7 @@ _TRUE = torch.ones(1, dtype=torch.bool)
 Clock = Callable[[], int]
 """Monotonic microseconds."""
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(slots=True)

@@ -8,7 +8,6 @@ begins) or until it is asked to stop. Then routers are let go, what is needed is
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from random import Random
 from ulid import ULID
 
 from evercurrent.model import Model
+from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1 import worker_pb2
 from persistence.errors import StoreUnavailable
 from persistence.store import ObjectStore
@@ -25,6 +25,7 @@ from worker.acting import US_PER_S, Acting
 from worker.engine import Clock, Engine
 from worker.event_log import EventLog
 from worker.followers import TURNS
+from worker.latency import worker_latency
 from worker.outboxes import Outboxes
 from worker.ownership import Ownership, Timing
 from worker.peers import WorkerPeers
@@ -42,7 +43,7 @@ FOLLOW_DELAY_S = 0.05
 LAST_WORDS_S = 1.0
 """How long a clean stop waits for routers to take the last replies and let go."""
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class Incarnation:
         if plan.has_event_log:
             self.log = EventLog(store, self.name, self.engine.layout, self.engine.versions, time.monotonic)
             self.engine.log = self.log.add
+        self.latency = worker_latency()
         self.weight = plan.weight
         self.control_revision = 0
         """Of the control object that it follows."""
@@ -151,6 +153,7 @@ class Incarnation:
     def step(self) -> None:
         """Handle the next batch; something waits."""
         for results in self.engine.step():
+            self.latency.add(results.records, 0, self.clock_us())
             self.outboxes.put_results(results)
 
     def told_slots(self, link: int, slots: Sequence[int]) -> None:
@@ -193,7 +196,7 @@ class Incarnation:
                 await self._until_taken_over()
                 await self._all_released.wait()
         except TimeoutError:
-            logger.warning("slots were not taken over in time slots=%d", self.ownership.num_served)
+            logger.warning("slots were not taken over in time", slots=self.ownership.num_served)
 
     async def _until_taken_over(self) -> None:
         """Wait until no slot is left, or nobody is there who takes them."""
@@ -304,11 +307,11 @@ class Incarnation:
                 f"{self.residents.num_at_risk} updates are not durable, {waiting} events are not in the event log"
             )
             # Told here as well: a store that hangs is likely to fail once more when it is closed.
-            logger.error("%s", text)  # noqa: TRY400
+            logger.error(text)  # noqa: TRY400
             raise StoreUnavailable(text) from None
         self._over.set()
 
     def _fence(self) -> None:
-        logger.warning("fenced: another sealed the journal incarnation=%s", self.name)
+        logger.warning("fenced: another sealed the journal", incarnation=self.name)
         self.leaving.set()
         self._over.set()

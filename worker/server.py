@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import time
 from collections.abc import Callable
 
@@ -13,6 +12,8 @@ from ulid import ULID
 from evercurrent.model import Model
 from evercurrent.serving import bind, new_server, stop_signal
 from evercurrent.settings import SettingsError, WorkerSettings
+from evercurrent.telemetry.logs import get_logger
+from evercurrent.telemetry.serving import metrics
 from persistence.open import MemoryTarget, open_store, parse_url
 from persistence.probe import probe
 from persistence.registry import Registry
@@ -20,6 +21,7 @@ from persistence.s3 import S3Target
 from persistence.thread import StoreThread
 from worker.incarnation import Incarnation, Plan
 from worker.link import SERVICE, WorkerService
+from worker.metrics import read_metrics
 from worker.ownership import Timing
 from worker.versions import Versions
 
@@ -38,7 +40,7 @@ STOP_GRACE_S = 1.0
 EMBEDDED_TIMING = Timing(journal_interval_us=50 * US_PER_MS, dead_after_us=500 * US_PER_MS)
 S3_TIMING = Timing(journal_interval_us=200 * US_PER_MS, dead_after_us=2000 * US_PER_MS)
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def monotonic_us() -> int:
@@ -120,10 +122,11 @@ async def serve(settings: WorkerSettings, model: Model, ready: Callable[[str], N
         # What was built so far lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        await server.start()
-        try:
-            logger.info("worker serves address=%s incarnation=%s", address, service.incarnation.name)
-            ready(address)
-            await service.live(stop)
-        finally:
-            await server.stop(grace=STOP_GRACE_S)
+        async with metrics(settings, "evercurrent-worker", settings.name, lambda: read_metrics(service.incarnation)):
+            await server.start()
+            try:
+                logger.info("worker serves", address=address, incarnation=service.incarnation.name)
+                ready(address)
+                await service.live(stop)
+            finally:
+                await server.stop(grace=STOP_GRACE_S)
