@@ -30,7 +30,7 @@ from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_QUERY, Index
 from evercurrent.wire import Layout, Records, joined, watermarks
 from router.latency import update_latency
 from router.moves import RETRY_US, TRANSIENT, Move, Moves, Replay, replay
-from router.outbox import Link, Outbox
+from router.outbox import NOTHING, Link, Outbox
 from router.replay import Kept, ReplayLog
 from router.ring import Ring
 from router.sessions import (
@@ -44,6 +44,7 @@ from router.sessions import (
     SessionTable,
     overloaded,
 )
+from router.traces import NO_TRACEPARENTS, Contexts, Traceparents, Traces, shared_out
 
 RETRY_AFTER_MS = 500
 US_PER_MS = 1000
@@ -127,6 +128,8 @@ class RoutingCore:
         self.versions = [""]
         """The names of all model versions heard of, by the number that results give; 0: none."""
         self._last_feed = NOBODY
+        self.traces: Traces | None = None
+        """Set where events may be traced."""
         self._requests: dict[int, worker_pb2.LinkTagOpen] = {}
         self._sids: dict[str, int] = {}
         self._num_of_user: Counter[str] = Counter()
@@ -351,6 +354,10 @@ class RoutingCore:
             self._begin_move(sid)
         return sid
 
+    def user_of(self, sid: int) -> str:
+        """Whose session it is."""
+        return self._requests[sid].user_id
+
     def version_of(self, sid: int) -> str:
         """The model version that predicts for a session, for now."""
         link = self.links.get(self.sessions.worker.item(sid))
@@ -372,8 +379,16 @@ class RoutingCore:
             sessions.state[sid] = CLOSING
             self._send_close(sid)
 
-    def send(self, sid: int, event: bytes, num_events: int = 1, refusal: pb.Rejection | None = None) -> None:
-        """Send packed events of one session, whose seqs the caller has settled.
+    def send(
+        self,
+        sid: int,
+        event: bytes,
+        num_events: int = 1,
+        refusal: pb.Rejection | None = None,
+        traced: tuple[int, str] | None = None,
+    ) -> None:
+        """Send packed events of one session, whose seqs the caller has settled. One that may be traced comes with its
+        seq and a traceparent, if it has one.
 
         Raises:
             Refused: REASON_OVERLOADED, the worker's queue is full, or no more can be kept.
@@ -383,9 +398,11 @@ class RoutingCore:
             raise refused(pb.REASON_OVERLOADED, "", f"the queue of {self.links[index].name} is full", retry_after_ms=50)
         if self.bounds.blocks_when_full and self.log.is_full:
             raise refused(pb.REASON_OVERLOADED, "", "too much waits to become durable", retry_after_ms=200)
-        self._send(sid, event, num_events, refusal)
+        self._send(sid, event, num_events, refusal, traced)
 
-    def send_many(self, sids: NDArray[np.int32], events: Records) -> Admission:
+    def send_many(
+        self, sids: NDArray[np.int32], events: Records, traceparents: Traceparents = NO_TRACEPARENTS
+    ) -> Admission:
         """Admit events of sessions that are open or were, and send those that are accepted."""
         if self.bounds.blocks_when_full and self.log.is_full:
             why = overloaded("too much waits to become durable")
@@ -395,6 +412,9 @@ class RoutingCore:
         admission = self.sessions.admit(sids, events, self._room)
         if len(admission.ordinals) < len(events):
             sids, events = sids[admission.accepted], events.compress(admission.accepted)
+        contexts: Contexts = NOTHING
+        if self.traces is not None:
+            contexts = self.traces.begin_many(events, admission.ordinals, traceparents)
         workers = self.sessions.worker[sids]
         counts = np.bincount(workers).tolist()
         if counts and counts[NOWHERE]:
@@ -402,19 +422,20 @@ class RoutingCore:
                 self._hold(int(sids[at]), events[at].tobytes(), 0, None)
         for worker, num_events in enumerate(counts[NOWHERE + 1 :], NOWHERE + 1):
             if num_events == len(events):
-                self._send_share(worker, events, admission.ordinals)
+                self._send_share(worker, events, admission.ordinals, contexts)
             elif num_events:
                 ours = workers == worker
-                self._send_share(worker, events.compress(ours), admission.ordinals[ours])
+                share = shared_out(contexts, ours) if contexts else contexts
+                self._send_share(worker, events.compress(ours), admission.ordinals[ours], share)
         return admission
 
-    def _send_share(self, worker: int, events: Records, ordinals: NDArray[np.int64]) -> None:
+    def _send_share(self, worker: int, events: Records, ordinals: NDArray[np.int64], contexts: Contexts) -> None:
         """Send events that were admitted, all to one worker."""
         raw = events.tobytes()
         if self.has_store:
             self.log.add_many(raw, ordinals)
         self.links[worker].num_in_flight += len(events)
-        self._outbox(worker).send(raw, len(events))
+        self._outbox(worker).send(raw, len(events), None, contexts)
 
     def go_away(self, message: str, grace_ms: int) -> None:
         """Have every client leave."""
@@ -427,11 +448,21 @@ class RoutingCore:
         for feed in list(self._feeds.values()):
             feed.stop(why)
 
-    def _send(self, sid: int, raw: bytes, num_events: int, refusal: pb.Rejection | None) -> None:
+    def _send(
+        self,
+        sid: int,
+        raw: bytes,
+        num_events: int,
+        refusal: pb.Rejection | None,
+        traced: tuple[int, str] | None = None,
+    ) -> None:
         """Send or hold packed events of one session, and count them."""
         sessions = self.sessions
         last_ordinal = sessions.num_sent.item(sid) + num_events
         sessions.num_sent[sid] = last_ordinal
+        context = None
+        if traced is not None and self.traces is not None:
+            context = self.traces.begin(sid, last_ordinal, *traced)
         index = sessions.worker.item(sid)
         if index == NOWHERE:
             self._hold(sid, raw, last_ordinal, refusal)
@@ -439,7 +470,7 @@ class RoutingCore:
         if self.has_store:
             self.log.add(raw, last_ordinal, num_events, refusal)
         self.links[index].num_in_flight += num_events
-        self._outbox(index).send(raw, num_events, refusal)
+        self._outbox(index).send(raw, num_events, refusal, NOTHING if context is None else {0: context})
 
     def _hold(self, sid: int, raw: bytes, last_ordinal: int, refusal: pb.Rejection | None) -> None:
         move = self.moves.get(sid)
@@ -474,6 +505,8 @@ class RoutingCore:
                 sessions.worker[sid] = NOWHERE
         if move is not None:
             move.next_seq = self._next_seq(sid)
+        if self.traces is not None:
+            self.traces.forget(sid)
         sessions.num_answered[sid] = sessions.num_sent[sid]
         sessions.begin(sid, feed, tag, wait_durable)
 
@@ -528,6 +561,8 @@ class RoutingCore:
 
     def _free(self, sid: int) -> None:
         """The sid may be given to another session."""
+        if self.traces is not None:
+            self.traces.forget(sid)
         self._unname(sid)
         request = self._requests.pop(sid)
         user = user_key(request.namespace, request.user_id)
@@ -782,7 +817,8 @@ class RoutingCore:
         if num_events := len(plan.sent.records):
             self.links[index].num_in_flight += num_events
             self.num_replayed += num_events
-            self._outbox(index).send_kept(plan.sent)
+            again = NOTHING if self.traces is None else self.traces.again(sid, plan.sent.ordinals)
+            self._outbox(index).send_kept(plan.sent, again)
 
     # --- what workers say -------------------------------------------------------------------------------------------
 
@@ -874,6 +910,8 @@ class RoutingCore:
                 return
         sids = records["tag"].astype(np.int64)
         np.add.at(self.sessions.num_answered, sids, 1)
+        if self.traces is not None and not self.traces.is_idle:
+            self.traces.answered(sids, self.sessions.num_answered, records, link.name)
         link.num_updates += int(np.count_nonzero(records["status"] == pb.STATUS_APPLIED))
         for indexed in rejections:
             self._rejected(records[indexed.index], indexed.rejection.reason)
@@ -892,6 +930,8 @@ class RoutingCore:
                 self._set_free([sid])
             return
         sessions.num_answered[sid] += 1
+        if self.traces is not None and not self.traces.is_idle:
+            self.traces.answered(np.array([sid]), sessions.num_answered, records, link.name)
         link.num_updates += status == pb.STATUS_APPLIED
         if durable_seq > sessions.durable_seq.item(sid):
             sessions.durable_seq[sid] = durable_seq

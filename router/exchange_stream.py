@@ -65,6 +65,8 @@ class ExchangeStream:
         self._sids: set[int] = set()
         self._session_ids: dict[int, str] = {}
         self._held: list[Records] = []
+        self._traceparents: dict[tuple[int, int], str] = {}
+        """Of events that were not sent yet, by session and seq."""
         self._opens: list[TagOpened] = []
         self._chunks: list[_Chunk] = []
         self._rejections: list[IndexedRejection] = []
@@ -241,6 +243,8 @@ class ExchangeStream:
             self._open(tag_open)
         if self._releasing:
             self._release()
+        if request.frame.events.traceparents:
+            self._note_traceparents(events, request.frame.events.traceparents)
         self._forward(self._addressed(events))
 
     def _events(self, frame: WireExchangeFrame) -> Records:
@@ -267,6 +271,11 @@ class ExchangeStream:
         closes["kind"] = EVENT_KIND_CLOSE
         closes["stamp_us"] = self._core.clock_us()
         return joined([events, closes])
+
+    def _note_traceparents(self, events: Records, texts: Sequence[str]) -> None:
+        for tag, seq, text in zip(events["tag"].tolist(), events["seq"].tolist(), texts, strict=False):
+            if text and tag < len(self._sid_of_tag):
+                self._traceparents[self._sid_of_tag.item(tag), seq] = text
 
     def _addressed(self, events: Records) -> Records:
         """The events whose tags are open, with the sid as their tag; the others are answered."""
@@ -330,7 +339,9 @@ class ExchangeStream:
             if not len(events):
                 return
         sids = events["tag"].astype(np.int32)
-        admission = self._core.send_many(sids, events)
+        admission = self._core.send_many(sids, events, self._traceparents)
+        if not self._held:
+            self._traceparents.clear()
         if admission.accepted.all():
             return
         self._answer(events, sids, admission.refused, admission.duplicates)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from evercurrent.telemetry.metrics import Kind, Metric, counter, gauge, labelled, times
+from evercurrent.telemetry.metrics import Kind, Metric, Point, counter, gauge, labelled, times
 from evercurrent.v1.models_pb2 import Comparison
 from router.core import RoutingCore
 from router.models import Models
@@ -19,11 +19,13 @@ def read_metrics(core: RoutingCore, models: Models) -> Iterator[Metric]:
         "stage",
         core.latency.distributions(),
     )
-    yield times(
+    pauses = Point(core.pauses.distribution())
+    yield Metric(
         "evercurrent.move.pause",
-        "How long sessions waited while they moved to another worker.",
-        "outcome",
-        {"served": core.pauses.distribution()},
+        Kind.HISTOGRAM,
+        "How long sessions that moved waited.",
+        (pauses,),
+        "s",
     )
     yield gauge("evercurrent.sessions", "Sessions that this router keeps.", len(core.sessions))
     yield gauge("evercurrent.streams", "Streams and calls of clients under way.", core.num_feeds)
@@ -40,7 +42,7 @@ def read_metrics(core: RoutingCore, models: Models) -> Iterator[Metric]:
         "evercurrent.worker.up",
         "1: the worker is linked; 0: it cannot be reached.",
         "worker",
-        {link.name: link.outbox is not None for link in links},
+        {link.name: int(link.outbox is not None) for link in links},
     )
     yield labelled(
         Kind.GAUGE,

@@ -17,7 +17,7 @@ import grpc.aio
 from evercurrent.serving import Health, bind, new_health, new_server, stop_signal
 from evercurrent.settings import RouterSettings
 from evercurrent.telemetry.logs import get_logger
-from evercurrent.telemetry.serving import metrics
+from evercurrent.telemetry.serving import metrics, tracing
 from router.core import RoutingCore
 from router.discovery import make_source
 from router.metrics import read_metrics
@@ -25,7 +25,9 @@ from router.models import Models
 from router.routing import Routing, bounds_of
 from router.service import ADMIN_SERVICE, SESSION_SERVICE, admin_handler, session_handler
 from router.streams import Door
+from router.traces import Traces
 
+SERVICE_NAME = "evercurrent-router"
 READY_GRACE_S = 5.0
 STOP_GRACE_S = 1.0
 
@@ -43,14 +45,20 @@ async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
     stop = stop_signal()
     routing = Routing(make_source(settings), settings.name, bounds_of(settings), settings.link_silence_ms / 1000)
     health, door = new_health(), Door()
-    models = Models(routing.core)
-    handlers = [session_handler(routing.core, settings, door), admin_handler(routing.core, settings.name, models)]
+    core = routing.core
+    models = Models(core)
+    handlers = [session_handler(core, settings, door), admin_handler(core, settings.name, models)]
     server = await new_server(handlers, [SESSION_SERVICE, ADMIN_SERVICE], health)
     address = bind(server, settings.address)
     gc.collect()
     gc.freeze()
-    read = partial(read_metrics, routing.core, models)
-    async with metrics(settings, "evercurrent-router", settings.name, read), asyncio.TaskGroup() as tasks:
+    async with (
+        tracing(settings, SERVICE_NAME, settings.name) as tracer,
+        metrics(settings, SERVICE_NAME, settings.name, partial(read_metrics, core, models)),
+        asyncio.TaskGroup() as tasks,
+    ):
+        if tracer is not None:
+            core.traces = Traces(tracer, core.clock_us, core.user_of)
         await server.start()
         logger.info("router serves", address=address)
         working = [
@@ -60,7 +68,7 @@ async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
         ]
         await stop.wait()
         door.close()
-        await drain(server, health, routing.core, settings.drain_timeout_s)
+        await drain(server, health, core, settings.drain_timeout_s)
         for task in working:
             task.cancel()
     logger.info("router stopped")

@@ -228,7 +228,7 @@ class SessionStream:
             refusal = error.rejection
             event = self._packer.refusal(sid, seq, stamp_us)
         try:
-            self._core.send(sid, event, refusal=refusal)
+            self._core.send(sid, event, refusal=refusal, traced=(seq, observation.traceparent))
         except Refused as error:
             self._reject(sid, seq, error.rejection)
             return

@@ -18,6 +18,7 @@ from ulid import ULID
 
 from evercurrent.model import Model
 from evercurrent.telemetry.logs import get_logger
+from evercurrent.telemetry.tracing import Tracer
 from evercurrent.v1 import worker_pb2
 from persistence.errors import StoreUnavailable
 from persistence.store import ObjectStore
@@ -30,6 +31,7 @@ from worker.outboxes import Outboxes
 from worker.ownership import Ownership, Timing
 from worker.peers import WorkerPeers
 from worker.residents import Residents
+from worker.traces import Traces
 
 STATUS_INTERVAL_S = 0.2
 """Routers take a link that is silent for three times as long for lost."""
@@ -71,7 +73,15 @@ class _Over(Exception):
 class Incarnation:
     """One life of a worker. `live` is its life."""
 
-    def __init__(self, plan: Plan, version: str, model: Model, store: ObjectStore, clock_us: Clock) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        version: str,
+        model: Model,
+        store: ObjectStore,
+        clock_us: Clock,
+        tracer: Tracer | None = None,
+    ) -> None:
         self.name = f"{plan.worker}/{ULID()}"
         self.store = store
         self.clock_us = clock_us
@@ -92,6 +102,9 @@ class Incarnation:
         self.engine = Engine(model, self.residents, self.ownership, self.outboxes, plan.batch_max, clock_us)
         self.outboxes.versions = self.engine.versions
         self.engine.has_store = self.has_store = plan.has_store
+        if tracer is not None:
+            self.engine.traces = Traces(tracer, self.residents, clock_us)
+            self.acting.written = self.engine.traces.put
         self.ownership.users = self.engine
         self.log: EventLog | None = None
         if plan.has_event_log:

@@ -144,7 +144,7 @@ class WorkerService:
                     outbox.put_open(opened)
             events = engine.layout.events(frame.events)
             outbox.num_in_flight += len(events)
-            if num_dropped := engine.receive(link, events, frame.refusals):
+            if num_dropped := engine.receive(link, events, frame.refusals, frame.traces):
                 outbox.drop(num_dropped)
             if len(events) == engine.num_waiting == 1:
                 # Nothing else waits: a lone event is not passed from task to task.

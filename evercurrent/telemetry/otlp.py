@@ -29,6 +29,7 @@ from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlag
 from opentelemetry.trace import SpanKind as OtlpSpanKind
 
 from evercurrent.telemetry.latency import Distribution
+from evercurrent.telemetry.logs import get_logger
 from evercurrent.telemetry.metrics import BOUNDS_S, Kind, Metric, Reader
 from evercurrent.telemetry.tracing import Context, Span, SpanKind, wall_offset_ns
 
@@ -37,8 +38,11 @@ SPANS_MAX = 8192
 SPANS_AT_ONCE = 128
 """Encoding holds the interpreter: few at a time, so that the serving loop gets its turns."""
 SPANS_DELAY_MS = 500
-TIMEOUT_S = 5.0
+TIMEOUT_S = 2.0
+"""What cannot be sent for so long is given up; a stop may take as long twice when nobody takes what is left."""
 METRICS_INTERVAL_S = 10.0
+
+logger = get_logger(__name__)
 
 _SCOPE = InstrumentationScope("evercurrent")
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
@@ -103,8 +107,11 @@ async def export_metrics(endpoint: str, resource: Resource, read: Reader) -> Asy
     began_ns = wall_offset_ns()
 
     async def send() -> None:
-        data = metrics_data(read(), resource, began_ns)
-        await asyncio.to_thread(exporter.export, data, TIMEOUT_S * 1000)
+        try:
+            data = metrics_data(read(), resource, began_ns)
+            await asyncio.to_thread(exporter.export, data, TIMEOUT_S * 1000)
+        except Exception:  # Whatever is wrong with metrics: users are served.
+            logger.exception("metrics could not be sent", endpoint=endpoint)
 
     async def send_on() -> None:
         while True:

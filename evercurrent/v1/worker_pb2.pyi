@@ -72,16 +72,26 @@ class LinkTagOpened(_message.Message):
     def __init__(self, tag: _Optional[int] = ..., applied_seq: _Optional[int] = ..., durable_seq: _Optional[int] = ..., version: _Optional[int] = ..., rejection: _Optional[_Union[_observation_pb2.Rejection, _Mapping]] = ...) -> None: ...
 
 class LinkFrame(_message.Message):
-    __slots__ = ("opens", "events", "refusals", "slots")
+    __slots__ = ("opens", "events", "refusals", "slots", "traces")
     OPENS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     REFUSALS_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
+    TRACES_FIELD_NUMBER: _ClassVar[int]
     opens: _containers.RepeatedCompositeFieldContainer[LinkTagOpen]
     events: bytes
     refusals: _containers.RepeatedCompositeFieldContainer[_columns_pb2.IndexedRejection]
     slots: LinkSlots
-    def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpen, _Mapping]]] = ..., events: _Optional[bytes] = ..., refusals: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ..., slots: _Optional[_Union[LinkSlots, _Mapping]] = ...) -> None: ...
+    traces: _containers.RepeatedCompositeFieldContainer[LinkTrace]
+    def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpen, _Mapping]]] = ..., events: _Optional[bytes] = ..., refusals: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ..., slots: _Optional[_Union[LinkSlots, _Mapping]] = ..., traces: _Optional[_Iterable[_Union[LinkTrace, _Mapping]]] = ...) -> None: ...
+
+class LinkTrace(_message.Message):
+    __slots__ = ("index", "context")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    context: bytes
+    def __init__(self, index: _Optional[int] = ..., context: _Optional[bytes] = ...) -> None: ...
 
 class LinkSlots(_message.Message):
     __slots__ = ("slots",)
