@@ -297,6 +297,7 @@ class Incarnation:
                 control_revision=self.control_revision,
                 live=self.engine.live.version,
                 quarantined=self.engine.num_quarantined,
+                journal_lag_us=self.ownership.lag_us,
             )
         )
 

@@ -118,7 +118,7 @@ class LinkResults(_message.Message):
     def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpened, _Mapping]]] = ..., results: _Optional[bytes] = ..., rejections: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ..., watermarks: _Optional[bytes] = ..., ended: _Optional[_Iterable[_Union[LinkTagEnded, _Mapping]]] = ..., status: _Optional[_Union[WorkerStatus, _Mapping]] = ..., models: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("residents", "updates_at_risk", "owned_slots", "segments", "events_dropped", "draining", "control_revision", "live", "quarantined")
+    __slots__ = ("residents", "updates_at_risk", "owned_slots", "segments", "events_dropped", "draining", "control_revision", "live", "quarantined", "journal_lag_us")
     RESIDENTS_FIELD_NUMBER: _ClassVar[int]
     UPDATES_AT_RISK_FIELD_NUMBER: _ClassVar[int]
     OWNED_SLOTS_FIELD_NUMBER: _ClassVar[int]
@@ -128,6 +128,7 @@ class WorkerStatus(_message.Message):
     CONTROL_REVISION_FIELD_NUMBER: _ClassVar[int]
     LIVE_FIELD_NUMBER: _ClassVar[int]
     QUARANTINED_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_LAG_US_FIELD_NUMBER: _ClassVar[int]
     residents: int
     updates_at_risk: int
     owned_slots: int
@@ -137,7 +138,8 @@ class WorkerStatus(_message.Message):
     control_revision: int
     live: str
     quarantined: int
-    def __init__(self, residents: _Optional[int] = ..., updates_at_risk: _Optional[int] = ..., owned_slots: _Optional[int] = ..., segments: _Optional[int] = ..., events_dropped: _Optional[int] = ..., draining: _Optional[bool] = ..., control_revision: _Optional[int] = ..., live: _Optional[str] = ..., quarantined: _Optional[int] = ...) -> None: ...
+    journal_lag_us: int
+    def __init__(self, residents: _Optional[int] = ..., updates_at_risk: _Optional[int] = ..., owned_slots: _Optional[int] = ..., segments: _Optional[int] = ..., events_dropped: _Optional[int] = ..., draining: _Optional[bool] = ..., control_revision: _Optional[int] = ..., live: _Optional[str] = ..., quarantined: _Optional[int] = ..., journal_lag_us: _Optional[int] = ...) -> None: ...
 
 class LinkTagEnded(_message.Message):
     __slots__ = ("tag", "rejection")

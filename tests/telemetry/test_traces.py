@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -20,7 +21,7 @@ from evercurrent.v1 import session_pb2, session_pb2_grpc
 from tests.telemetry.receiver import Receiver, otlp_receiver, tree_of
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-EVENT = {"ids": [1, 1], "outcome": 1.0}
+EVENT: dict[str, Any] = {"ids": [1, 1], "outcome": 1.0}
 
 
 @pytest.fixture
