@@ -70,7 +70,6 @@ def parse_traceparent(text: str) -> Context | NotSampled | None:
 class SpanKind(Enum):
     """What a span was to those around it."""
 
-    INTERNAL = "internal"
     SERVER = "server"
     CLIENT = "client"
 
@@ -85,7 +84,7 @@ class Span(NamedTuple):
     kind: SpanKind
     start_us: int
     end_us: int
-    attributes: Mapping[str, str | int | float | bool]
+    attributes: Mapping[str, str | int]
     links: Sequence[Context] = ()
     error: str = ""
 

@@ -38,7 +38,7 @@ def test_json_is_an_object_a_line_also_of_others(lines: Lines) -> None:
     get_logger(LOGGER).info("link opened", router="router-0", link=1)
     logging.getLogger("grpc").warning("%d went away", 2)
     try:
-        raise ValueError("no")
+        int("no")
     except ValueError:
         get_logger(LOGGER).exception("it failed", version="v2")
     ours, theirs, failed = map(json.loads, lines())
