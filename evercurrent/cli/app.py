@@ -273,6 +273,23 @@ def top(
     show_top(address, interval, num_users, once)
 
 
+@app.command()
+def console(
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the page is served, on this machine. Port 0: any free one.")
+    ] = "127.0.0.1:7680",
+    num_users: Annotated[int, typer.Option("--users", metavar="N", min=0, max=100, help="How many hot users.")] = 5,
+    address: RouterOption = ROUTER,
+) -> None:
+    """Serve a page with what `top` shows, over time: latency by stage, the ring, durability, versions' sequences.
+
+    Needs the extra: pip install 'evercurrent[console]'. Ctrl-C ends.
+    """
+    from evercurrent.cli.console import serve_console
+
+    serve_console(listen, num_users, address)
+
+
 @models.command("push")
 def models_push(
     version: Annotated[str, typer.Argument(metavar="VERSION", help="Its name from now on: a-z, 0-9, '.', '_', '-'.")],

@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from evercurrent.cli.overview import Observer, Overview
 from evercurrent.cli.shadow import VERDICTS, admin
+from evercurrent.console.overview import Observer, Overview
 from evercurrent.v1 import admin_pb2
 
 STATES = {

@@ -61,6 +61,18 @@ THROUGHPUT = {
     *(f"exchange_sqlite_over_memory{part}" for part in RATIO_PARTS),
     *(f"sessions_256_sqlite_over_memory{part}" for part in RATIO_PARTS),
 }
+TRACING = {
+    "offered_per_s",
+    "untold_p99_ms",
+    "metrics_p99_ms",
+    "traced_1pct_p99_ms",
+    "traced_100pct_p99_ms",
+    "spans_1pct",
+    "spans_100pct",
+    *(f"p99_ratio_metrics{part}" for part in RATIO_PARTS),
+    *(f"p99_ratio_traced_1pct{part}" for part in RATIO_PARTS),
+    *(f"p99_ratio_traced_100pct{part}" for part in RATIO_PARTS),
+}
 DURABILITY = {
     "offered_per_s",
     "store_normal_p99_ms",
@@ -171,6 +183,7 @@ EXPECTED = {
     "failover": FAILOVER,
     "verdict": VERDICT,
     "shadow": SHADOW,
+    "tracing": TRACING,
 }
 
 

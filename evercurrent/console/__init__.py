@@ -1,0 +1,1 @@
+"""The web console: what `evercurrent top` shows, over time, in a browser."""
