@@ -40,8 +40,7 @@ ARG REVISION=unknown
 LABEL org.opencontainers.image.title="evercurrent" \
       org.opencontainers.image.description="Serves models that learn from every event: router and worker" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.base.name="docker.io/library/python:3.11-slim-bookworm"
+      org.opencontainers.image.revision="${REVISION}"
 # The base's own pip and setuptools go: nothing is installed into what runs.
 RUN python -m pip uninstall --yes --root-user-action=ignore setuptools wheel pip \
     && groupadd --gid 65532 evercurrent \
