@@ -144,7 +144,7 @@ exec:
   command:
     - evercurrent
     - health
-    - --address=127.0.0.1:{{ include "evercurrent.port" $role }}
+    - --address={{ ternary "[::1]" "127.0.0.1" $root.Values.network.ipv6 }}:{{ include "evercurrent.port" $role }}
     - --timeout={{ max 1 (sub (int (index (index $root.Values $role).probes $probe).timeoutSeconds) 1) }}
     - --tls-ca=/etc/evercurrent/tls/ca.crt
     - --tls-name={{ include "evercurrent.serverName" $root }}
