@@ -260,7 +260,7 @@ spec:
             fieldRef:
               fieldPath: status.podIP
         - name: EVERCURRENT_WORKER__ADVERTISED_ADDRESS
-          value: {{ ternary "[$(POD_IP)]" "$(POD_IP)" $root.Values.network.ipv6 }}:{{ include "evercurrent.port" $role }}
+          value: {{ printf "%s:%s" (ternary "[$(POD_IP)]" "$(POD_IP)" $root.Values.network.ipv6) (include "evercurrent.port" $role) | quote }}
         {{- end }}
         {{- with $values.extraEnv }}
         {{- toYaml . | nindent 8 }}
