@@ -125,6 +125,7 @@ class Member(_Values):
 class ServiceSettings(_Values):
     """What workers and routers are told alike: what they show of themselves, and whom they trust."""
 
+    name: Name
     metrics_address: Address | None = Field(
         default=None, description="Where Prometheus finds its metrics (HTTP, /metrics), host:port. Default: nowhere."
     )

@@ -196,6 +196,9 @@ class Layout:
             events["event_time_us"] = _column("event_times_us", columns.event_times_us, "<i8", num_events)
         if columns.timeouts_us:
             events["timeout_us"] = _column("timeouts_us", columns.timeouts_us, "<u4", num_events)
+        if columns.traceparents and len(columns.traceparents) != num_events:
+            text = f"has {len(columns.traceparents)} entries for {num_events} events"
+            raise refused(pb.REASON_COLUMNS, "events.traceparents", text)
         return events
 
     def _fill_outcome(self, events: Records, columns: wire_pb2.WireEventColumns) -> None:

@@ -68,6 +68,7 @@ class Admin:
                 owned_slots=link.status.owned_slots,
                 segments=link.status.segments,
                 events_dropped=link.status.events_dropped,
+                journal_lag_ms=link.status.journal_lag_us / 1000,
             )
         return response
 

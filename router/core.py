@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -22,13 +23,14 @@ from numpy.typing import NDArray
 from evercurrent.errors import refused, rejection
 from evercurrent.matching import mismatch
 from evercurrent.slots import slot_of, user_key
+from evercurrent.telemetry import LatencyWindow
 from evercurrent.v1 import description_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_QUERY, IndexedRejection
 from evercurrent.wire import Layout, Records, joined, watermarks
-from router.latency import Latency
+from router.latency import update_latency
 from router.moves import RETRY_US, TRANSIENT, Move, Moves, Replay, replay
-from router.outbox import Link, Outbox
+from router.outbox import NOTHING, Link, Outbox
 from router.replay import Kept, ReplayLog
 from router.ring import Ring
 from router.sessions import (
@@ -42,6 +44,7 @@ from router.sessions import (
     SessionTable,
     overloaded,
 )
+from router.traces import NO_TRACEPARENTS, Contexts, Traceparents, Traces, shared_out
 
 RETRY_AFTER_MS = 500
 US_PER_MS = 1000
@@ -54,7 +57,7 @@ Clock = Callable[[], int]
 """Monotonic microseconds."""
 
 After = Callable[[int, Callable[[], None]], object]
-"""Has something called after so many microseconds."""
+"""Has something called after so many microseconds, or a little earlier."""
 
 
 class Feed(Protocol):
@@ -101,7 +104,11 @@ class RoutingCore:
         self.ring: Ring | None = None
         self.links: dict[int, Link] = {}
         self.sessions = SessionTable()
-        self.latency = Latency()
+        self.latency = update_latency()
+        """Told by feeds, of what they have written."""
+        self.pauses = LatencyWindow()
+        """How long sessions waited that moved."""
+        self.num_rings = 0
         self.clock_us = clock_us
         self.bounds = bounds
         self.moves = Moves()
@@ -121,6 +128,8 @@ class RoutingCore:
         self.versions = [""]
         """The names of all model versions heard of, by the number that results give; 0: none."""
         self._last_feed = NOBODY
+        self.traces: Traces | None = None
+        """Set where events may be traced."""
         self._requests: dict[int, worker_pb2.LinkTagOpen] = {}
         self._sids: dict[str, int] = {}
         self._num_of_user: Counter[str] = Counter()
@@ -178,6 +187,7 @@ class RoutingCore:
         """Users are sent by this ring from now on. Workers are told their slots; sessions stay where they are until
         their worker gives them up."""
         self.ring = ring
+        self.num_rings += 1
         self._aim()
         for link in self.links.values():
             self._tell_slots(link)
@@ -344,6 +354,10 @@ class RoutingCore:
             self._begin_move(sid)
         return sid
 
+    def user_of(self, sid: int) -> str:
+        """Whose session it is."""
+        return self._requests[sid].user_id
+
     def version_of(self, sid: int) -> str:
         """The model version that predicts for a session, for now."""
         link = self.links.get(self.sessions.worker.item(sid))
@@ -365,8 +379,16 @@ class RoutingCore:
             sessions.state[sid] = CLOSING
             self._send_close(sid)
 
-    def send(self, sid: int, event: bytes, num_events: int = 1, refusal: pb.Rejection | None = None) -> None:
-        """Send packed events of one session, whose seqs the caller has settled.
+    def send(
+        self,
+        sid: int,
+        event: bytes,
+        num_events: int = 1,
+        refusal: pb.Rejection | None = None,
+        traced: tuple[int, str] | None = None,
+    ) -> None:
+        """Send packed events of one session, whose seqs the caller has settled. One that may be traced comes with its
+        seq and a traceparent, if it has one.
 
         Raises:
             Refused: REASON_OVERLOADED, the worker's queue is full, or no more can be kept.
@@ -376,9 +398,11 @@ class RoutingCore:
             raise refused(pb.REASON_OVERLOADED, "", f"the queue of {self.links[index].name} is full", retry_after_ms=50)
         if self.bounds.blocks_when_full and self.log.is_full:
             raise refused(pb.REASON_OVERLOADED, "", "too much waits to become durable", retry_after_ms=200)
-        self._send(sid, event, num_events, refusal)
+        self._send(sid, event, num_events, refusal, traced)
 
-    def send_many(self, sids: NDArray[np.int32], events: Records) -> Admission:
+    def send_many(
+        self, sids: NDArray[np.int32], events: Records, traceparents: Traceparents = NO_TRACEPARENTS
+    ) -> Admission:
         """Admit events of sessions that are open or were, and send those that are accepted."""
         if self.bounds.blocks_when_full and self.log.is_full:
             why = overloaded("too much waits to become durable")
@@ -388,6 +412,9 @@ class RoutingCore:
         admission = self.sessions.admit(sids, events, self._room)
         if len(admission.ordinals) < len(events):
             sids, events = sids[admission.accepted], events.compress(admission.accepted)
+        contexts: Contexts = NOTHING
+        if self.traces is not None:
+            contexts = self.traces.begin_many(events, admission.ordinals, traceparents)
         workers = self.sessions.worker[sids]
         counts = np.bincount(workers).tolist()
         if counts and counts[NOWHERE]:
@@ -395,19 +422,20 @@ class RoutingCore:
                 self._hold(int(sids[at]), events[at].tobytes(), 0, None)
         for worker, num_events in enumerate(counts[NOWHERE + 1 :], NOWHERE + 1):
             if num_events == len(events):
-                self._send_share(worker, events, admission.ordinals)
+                self._send_share(worker, events, admission.ordinals, contexts)
             elif num_events:
                 ours = workers == worker
-                self._send_share(worker, events.compress(ours), admission.ordinals[ours])
+                share = shared_out(contexts, ours) if contexts else contexts
+                self._send_share(worker, events.compress(ours), admission.ordinals[ours], share)
         return admission
 
-    def _send_share(self, worker: int, events: Records, ordinals: NDArray[np.int64]) -> None:
+    def _send_share(self, worker: int, events: Records, ordinals: NDArray[np.int64], contexts: Contexts) -> None:
         """Send events that were admitted, all to one worker."""
         raw = events.tobytes()
         if self.has_store:
             self.log.add_many(raw, ordinals)
         self.links[worker].num_in_flight += len(events)
-        self._outbox(worker).send(raw, len(events))
+        self._outbox(worker).send(raw, len(events), None, contexts)
 
     def go_away(self, message: str, grace_ms: int) -> None:
         """Have every client leave."""
@@ -420,11 +448,21 @@ class RoutingCore:
         for feed in list(self._feeds.values()):
             feed.stop(why)
 
-    def _send(self, sid: int, raw: bytes, num_events: int, refusal: pb.Rejection | None) -> None:
+    def _send(
+        self,
+        sid: int,
+        raw: bytes,
+        num_events: int,
+        refusal: pb.Rejection | None,
+        traced: tuple[int, str] | None = None,
+    ) -> None:
         """Send or hold packed events of one session, and count them."""
         sessions = self.sessions
         last_ordinal = sessions.num_sent.item(sid) + num_events
         sessions.num_sent[sid] = last_ordinal
+        context = None
+        if traced is not None and self.traces is not None:
+            context = self.traces.begin(sid, last_ordinal, *traced)
         index = sessions.worker.item(sid)
         if index == NOWHERE:
             self._hold(sid, raw, last_ordinal, refusal)
@@ -432,7 +470,7 @@ class RoutingCore:
         if self.has_store:
             self.log.add(raw, last_ordinal, num_events, refusal)
         self.links[index].num_in_flight += num_events
-        self._outbox(index).send(raw, num_events, refusal)
+        self._outbox(index).send(raw, num_events, refusal, NOTHING if context is None else {0: context})
 
     def _hold(self, sid: int, raw: bytes, last_ordinal: int, refusal: pb.Rejection | None) -> None:
         move = self.moves.get(sid)
@@ -467,6 +505,8 @@ class RoutingCore:
                 sessions.worker[sid] = NOWHERE
         if move is not None:
             move.next_seq = self._next_seq(sid)
+        if self.traces is not None:
+            self.traces.forget(sid)
         sessions.num_answered[sid] = sessions.num_sent[sid]
         sessions.begin(sid, feed, tag, wait_durable)
 
@@ -521,6 +561,8 @@ class RoutingCore:
 
     def _free(self, sid: int) -> None:
         """The sid may be given to another session."""
+        if self.traces is not None:
+            self.traces.forget(sid)
         self._unname(sid)
         request = self._requests.pop(sid)
         user = user_key(request.namespace, request.user_id)
@@ -563,7 +605,7 @@ class RoutingCore:
     def _begin_move(self, sid: int, kept: Kept | None = None, owner: str = "") -> Move:
         now_us = self.clock_us()
         deadline_us = now_us + self.bounds.move_timeout_us
-        move = Move(deadline_us, now_us + GAP_PATIENCE_US, kept, owner)
+        move = Move(now_us, deadline_us, now_us + GAP_PATIENCE_US, kept, owner)
         self.moves.begin(sid, move)
         self._look_at(deadline_us)
         return move
@@ -627,12 +669,18 @@ class RoutingCore:
         """Look at the moves that are due then."""
         if self._looks_at_us is None or at_us < self._looks_at_us:
             self._looks_at_us = at_us
-            self._after(max(0, at_us - self.clock_us()), self._look)
+            self._wait_for(at_us)
 
-    def _look(self) -> None:
+    def _wait_for(self, at_us: int) -> None:
+        self._after(max(0, at_us - self.clock_us()), partial(self._look, at_us))
+
+    def _look(self, at_us: int) -> None:
+        """Look, if this is still when it is to be looked next and that time has come: timers may be early."""
+        if at_us != self._looks_at_us:
+            return
         now_us = self.clock_us()
-        if self._looks_at_us is None or now_us < self._looks_at_us:
-            # It was to be looked sooner since this was planned.
+        if now_us < at_us:
+            self._wait_for(at_us)
             return
         self._looks_at_us = None
         retried = []
@@ -693,7 +741,10 @@ class RoutingCore:
         assert move.kept is not None, "who plans has all that is kept"
         self.log.num_dropped += len(move.kept.records) - len(plan.stays.records)
         self.moves.end(sid)
-        self.num_moved += not was_opening and index != move.origin
+        if not was_opening and index != move.origin:
+            self.num_moved += 1
+            now_us = self.clock_us()
+            self.pauses.record([now_us - move.began_us], now_us / 1e6)
         sessions.worker[sid] = index
         sessions.durable_seq[sid] = answer.durable_seq = max(sessions.durable_seq.item(sid), answer.durable_seq)
         self._send_plan(sid, index, plan)
@@ -766,7 +817,8 @@ class RoutingCore:
         if num_events := len(plan.sent.records):
             self.links[index].num_in_flight += num_events
             self.num_replayed += num_events
-            self._outbox(index).send_kept(plan.sent)
+            again = NOTHING if self.traces is None else self.traces.again(sid, plan.sent.ordinals)
+            self._outbox(index).send_kept(plan.sent, again)
 
     # --- what workers say -------------------------------------------------------------------------------------------
 
@@ -858,8 +910,9 @@ class RoutingCore:
                 return
         sids = records["tag"].astype(np.int64)
         np.add.at(self.sessions.num_answered, sids, 1)
+        if self.traces is not None and not self.traces.is_idle:
+            self.traces.answered(sids, self.sessions.num_answered, records, link.name)
         link.num_updates += int(np.count_nonzero(records["status"] == pb.STATUS_APPLIED))
-        self.latency.add(records, self.clock_us())
         for indexed in rejections:
             self._rejected(records[indexed.index], indexed.rejection.reason)
         self.sessions.raise_durable(sids, records["durable_seq"])
@@ -877,8 +930,9 @@ class RoutingCore:
                 self._set_free([sid])
             return
         sessions.num_answered[sid] += 1
+        if self.traces is not None and not self.traces.is_idle:
+            self.traces.answered(np.array([sid]), sessions.num_answered, records, link.name)
         link.num_updates += status == pb.STATUS_APPLIED
-        self.latency.add(records, self.clock_us())
         if durable_seq > sessions.durable_seq.item(sid):
             sessions.durable_seq[sid] = durable_seq
             sessions.num_raised += 1

@@ -39,9 +39,10 @@ NO_SESSION = -1
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Results under the client's own tags."""
+    """Results under the client's own tags, and when they came."""
 
     records: Records
+    came_us: int
     tags: NDArray[np.uint32]
     totals_us: NDArray[np.uint32] | None
 
@@ -64,6 +65,8 @@ class ExchangeStream:
         self._sids: set[int] = set()
         self._session_ids: dict[int, str] = {}
         self._held: list[Records] = []
+        self._traceparents: dict[tuple[int, int], str] = {}
+        """Of events that were not sent yet, by session and seq."""
         self._opens: list[TagOpened] = []
         self._chunks: list[_Chunk] = []
         self._rejections: list[IndexedRejection] = []
@@ -101,9 +104,10 @@ class ExchangeStream:
 
     def results(self, records: Records, rejections: Sequence[IndexedRejection]) -> None:
         tags = self._core.sessions.tag[records["tag"]]
+        came_us = self._core.clock_us()
         totals_us = None
         if self._timings:
-            totals_us = (np.uint64(self._core.clock_us()) - records["stamp_us"]).astype(np.uint32)
+            totals_us = (np.uint64(came_us) - records["stamp_us"]).astype(np.uint32)
         for indexed in rejections:
             self._rejections.append(
                 IndexedRejection(index=indexed.index + self._num_results, rejection=indexed.rejection)
@@ -112,7 +116,7 @@ class ExchangeStream:
         if closed.any():
             for sid, tag in zip(records["tag"][closed].tolist(), tags[closed].tolist(), strict=True):
                 self._forget(sid, tag)
-        self._say_results(_Chunk(records, tags, totals_us))
+        self._say_results(_Chunk(records, came_us, tags, totals_us))
 
     def durable(self, sids: NDArray[np.int64], seqs: NDArray[np.uint64]) -> None:
         self._filled.set()
@@ -182,9 +186,13 @@ class ExchangeStream:
                 leaving, self._leaving = self._leaving, None
                 await context.write(WireExchangeResponse(go_away=leaving).SerializeToString())
             if self._opens or self._chunks:
+                chunks = self._chunks
                 frame, num_results = self._take_results()
                 await context.write(WireExchangeResponse(frame=frame).SerializeToString())
                 num_written += num_results
+                written_us = self._core.clock_us()
+                for chunk in chunks:
+                    self._core.latency.add(chunk.records, chunk.came_us, written_us)
             self._num_pending -= num_written
             self._written.set()
             if self._ending is not None:
@@ -235,6 +243,8 @@ class ExchangeStream:
             self._open(tag_open)
         if self._releasing:
             self._release()
+        if request.frame.events.traceparents:
+            self._note_traceparents(events, request.frame.events.traceparents)
         self._forward(self._addressed(events))
 
     def _events(self, frame: WireExchangeFrame) -> Records:
@@ -261,6 +271,11 @@ class ExchangeStream:
         closes["kind"] = EVENT_KIND_CLOSE
         closes["stamp_us"] = self._core.clock_us()
         return joined([events, closes])
+
+    def _note_traceparents(self, events: Records, texts: Sequence[str]) -> None:
+        for tag, seq, text in zip(events["tag"].tolist(), events["seq"].tolist(), texts, strict=False):
+            if text and tag < len(self._sid_of_tag):
+                self._traceparents[self._sid_of_tag.item(tag), seq] = text
 
     def _addressed(self, events: Records) -> Records:
         """The events whose tags are open, with the sid as their tag; the others are answered."""
@@ -324,7 +339,9 @@ class ExchangeStream:
             if not len(events):
                 return
         sids = events["tag"].astype(np.int32)
-        admission = self._core.send_many(sids, events)
+        admission = self._core.send_many(sids, events, self._traceparents)
+        if not self._held:
+            self._traceparents.clear()
         if admission.accepted.all():
             return
         self._answer(events, sids, admission.refused, admission.duplicates)
@@ -389,7 +406,7 @@ class ExchangeStream:
         records["loss"] = np.nan
         records["prediction"] = np.nan
         totals_us = np.zeros(len(events), np.uint32) if self._timings else None
-        self._say_results(_Chunk(records, tags.astype(np.uint32), totals_us))
+        self._say_results(_Chunk(records, self._core.clock_us(), tags.astype(np.uint32), totals_us))
 
     def _forget(self, sid: int, tag: int) -> None:
         self._sids.discard(sid)

@@ -12,7 +12,6 @@ Needs the verbs list and watch on endpointslices of discovery.k8s.io, in the Ser
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -28,6 +27,7 @@ from kubernetes_asyncio.client import ApiClient, Configuration, DiscoveryV1Api
 from kubernetes_asyncio.config import ConfigException, load_incluster_config, load_kube_config
 
 from evercurrent.settings import RouterSettings
+from evercurrent.telemetry.logs import get_logger
 from router.endpoints import Ended, Malformed, Slice, Slices, parse_event, parse_list
 from router.membership import Listing
 
@@ -42,7 +42,7 @@ QUICK_S = 1.0
 # no header can carry.
 NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError, ConfigException, ValueError)
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class KubernetesSource:
                     self._slices.version = None
                 pause_s = 0.0 if failure.is_expired and num_failures == 1 else self._pause_s(num_failures)
                 log = logger.info if pause_s == 0 else logger.warning
-                log("watch interrupted service=%s pause_s=%.1f why=%s", self._target.service, pause_s, failure)
+                log("watch interrupted", service=self._target.service, pause_s=round(pause_s, 1), why=str(failure))
                 await self._sleep(pause_s)
 
     def _pause_s(self, num_failures: int) -> float:
@@ -152,7 +152,7 @@ class KubernetesSource:
     def _listing(self) -> Listing:
         skipped = self._slices.skipped()
         for text in sorted(skipped - self._skipped):
-            logger.warning("not a worker: %s", text)
+            logger.warning("not a worker", why=text)
         self._skipped = skipped
         return self._slices.listing()
 
@@ -205,7 +205,7 @@ class KubernetesSource:
                     raise _Failed(f"no list of EndpointSlices: {error}") from error
             found += slices
         if not found:
-            logger.warning("no EndpointSlices service=%s namespace=%s", self._target.service, namespace)
+            logger.warning("no EndpointSlices", service=self._target.service, namespace=namespace)
         self._slices.replace(found, version)
 
     async def _watch(self, api: Api, namespace: str) -> AsyncGenerator[None, None]:
@@ -226,7 +226,7 @@ class KubernetesSource:
                 try:
                     event = parse_event(line, self._target.port_name)
                 except Malformed as error:
-                    logger.warning("event skipped service=%s why=%s", self._target.service, error)
+                    logger.warning("event skipped", service=self._target.service, why=str(error))
                     continue
                 if isinstance(event, Ended):
                     raise _Failed(event.text, must_list=True, is_expired=event.is_expired)

@@ -10,7 +10,6 @@ stream, and the worker ends it.
 from __future__ import annotations
 
 import asyncio
-import logging
 import traceback
 from contextlib import suppress
 from typing import NoReturn, Protocol
@@ -22,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from evercurrent.channels import CHANNEL_OPTIONS
 from evercurrent.errors import EvercurrentError, Refused
 from evercurrent.slots import NUM_SLOTS
+from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1 import worker_pb2, worker_pb2_grpc
 from router.core import RoutingCore
 from router.outbox import Outbox
@@ -39,7 +39,7 @@ OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class _LinkLost(EvercurrentError):
@@ -78,7 +78,7 @@ async def keep_link(core: RoutingCore, worker: int, router: str, silence_s: floa
                 # A task group that fails while it is being cancelled raises its errors and drops the cancellation.
                 if _cancelling():
                     raise asyncio.CancelledError from group
-                logger.warning("link lost worker=%s address=%s why=%s", link.name, link.address, _first(lost))
+                logger.warning("link lost", worker=link.name, address=link.address, why=_first(lost))
             except asyncio.CancelledError as error:
                 # Its frames and it hold each other, and they the connection, until the garbage collector finds them.
                 traceback.clear_frames(error.__traceback__)
@@ -120,7 +120,7 @@ async def _serve(
     outbox = core.link_opened(worker, response.opened, filled.set)
     members.up(core.links[worker].name, response.opened)
     heard = _Heard()
-    logger.info("link opened worker=%s incarnation=%s", response.opened.worker, response.opened.incarnation)
+    logger.info("link opened", worker=response.opened.worker, incarnation=response.opened.incarnation)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_send(call, outbox, filled, is_let_go))
         tasks.create_task(heard.until_silent(silence_s))

@@ -7,7 +7,6 @@ Routers keep no state of this that matters: the control object is in the store, 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import grpc.aio
 
 from evercurrent.errors import Refused, refused
 from evercurrent.sequences import compared
+from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1 import admin_pb2, models_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.models_pb2 import MODEL_ROLE_STANDBY, Comparison, ModelControl, VersionSums
@@ -36,7 +36,7 @@ WHO_BYTES_MAX, WHY_BYTES_MAX = 256, 1024
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -62,6 +62,8 @@ class Models:
     def __init__(self, core: RoutingCore) -> None:
         self._core = core
         self._kept = _Kept()
+        self.comparisons: list[Comparison] = []
+        """As the workers were asked last."""
 
     async def list_models(self, _: admin_pb2.ListModelsRequest) -> admin_pb2.ListModelsResponse:
         """What is registered, and what runs."""
@@ -106,7 +108,7 @@ class Models:
         changed = await self._ask_one(lambda worker: worker.ChangeControl(change, timeout=ASK_TIMEOUT_S))
         response = admin_pb2.ChangeModelsResponse(control=changed.control, prepare_ms=1000 * (prepared_s - began_s))
         await self._follow(changed.control.revision, prepared_s, response)
-        logger.info("models changed revision=%d what=%s", changed.control.revision, changed.control.change.what)
+        logger.info("models changed", revision=changed.control.revision, what=changed.control.change.what)
         return response
 
     async def watch(
@@ -178,7 +180,8 @@ class Models:
             score_range = answer.score_range
             kept.sums.update({(answer.incarnation, sums.version): sums for sums in answer.versions})
         missing = [name for name, answer in answers.items() if answer is None]
-        return Seen(control, _comparisons(control, kept.sums, score_range, missing))
+        self.comparisons = _comparisons(control, kept.sums, score_range, missing)
+        return Seen(control, self.comparisons)
 
     async def keep_policy(self) -> None:
         """Act as the policy says, for ever."""
@@ -189,11 +192,11 @@ class Models:
             try:
                 seen = await self.look()
                 if seen is not None and (request := decision(seen)) is not None:
-                    logger.warning("the policy acts: %s", request.why)
+                    logger.warning("the policy acts", why=request.why)
                     await self.change(request)
             except (Refused, grpc.aio.AioRpcError) as error:
                 # Another router may have acted first, or a worker be away: there is a next time.
-                logger.warning("the policy could not act: %s", error)
+                logger.warning("the policy could not act", why=str(error))
 
     async def _follow(self, revision: int, began_s: float, response: admin_pb2.ChangeModelsResponse) -> None:
         """Have all workers follow, and say who does, and when."""
@@ -209,7 +212,7 @@ class Models:
         answers = await asyncio.gather(*(follow(link) for link in links), return_exceptions=True)
         for link, answer in zip(links, answers, strict=True):
             if isinstance(answer, grpc.aio.AioRpcError):
-                logger.warning("a worker does not follow yet worker=%s why=%s", link.name, answer.details())
+                logger.warning("a worker does not follow yet", worker=link.name, why=answer.details())
                 response.missing_workers.append(link.name)
             elif isinstance(answer, BaseException):
                 raise answer
@@ -250,7 +253,7 @@ class Models:
                 async with stub_of(link) as worker:
                     return await ask(worker)
             except grpc.aio.AioRpcError as error:
-                logger.info("a worker does not answer worker=%s why=%s", link.name, error.details())
+                logger.info("a worker does not answer", worker=link.name, why=error.details())
                 return None
 
         links = list(self._core.links.values())

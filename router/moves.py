@@ -34,6 +34,7 @@ class Move:
     what was sent before. `origin` is the link that it comes from, if it may come back there; `next_seq` what the feed
     would have gone on with from which another took the session over. One that `is_over` waits for its link alone."""
 
+    began_us: int
     deadline_us: int
     patient_until_us: int
     kept: Kept | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,9 @@ from evercurrent.v1 import worker_pb2
 from evercurrent.v1.columns_pb2 import IndexedRejection
 from evercurrent.wire import Layout
 from router.replay import Kept
+
+NOTHING: Mapping[int, bytes] = MappingProxyType({})
+Indexed = TypeVar("Indexed", IndexedRejection, worker_pb2.LinkTrace)
 
 OPENS_MAX = 16_384
 EVENTS_BYTES_MAX = 4 << 20
@@ -27,6 +32,7 @@ class Outbox:
         self._opens: list[worker_pb2.LinkTagOpen] = []
         self._events: list[bytes] = []
         self._refusals: list[IndexedRejection] = []
+        self._traces: list[worker_pb2.LinkTrace] = []
         self._num_events = 0
         self._slots: worker_pb2.LinkSlots | None = None
 
@@ -34,22 +40,27 @@ class Outbox:
         self._opens.append(request)
         self._wake()
 
-    def send(self, raw: bytes, num_events: int, refusal: pb.Rejection | None = None) -> None:
-        """Append packed events; a refusal belongs to the single event of kind REFUSED."""
+    def send(
+        self, raw: bytes, num_events: int, refusal: pb.Rejection | None = None, traces: Mapping[int, bytes] = NOTHING
+    ) -> None:
+        """Append packed events; a refusal belongs to the single event of kind REFUSED, `traces` to those at these
+        indices."""
         if refusal is not None:
             self._refusals.append(IndexedRejection(index=self._num_events, rejection=refusal))
+        for index, context in traces.items():
+            self._traces.append(worker_pb2.LinkTrace(index=self._num_events + index, context=context))
         self._events.append(raw)
         self._num_events += num_events
         self._wake()
 
-    def send_kept(self, kept: Kept) -> None:
-        """Append events that were kept, with their refusals."""
+    def send_kept(self, kept: Kept, traces: Mapping[int, bytes] = NOTHING) -> None:
+        """Append events that were kept, with their refusals and the contexts of those that are traced."""
         if kept.refusals:
             for index, ordinal in enumerate(kept.ordinals.tolist()):
                 if ordinal in kept.refusals:
                     why = kept.refusals[ordinal]
                     self._refusals.append(IndexedRejection(index=self._num_events + index, rejection=why))
-        self.send(kept.records.tobytes(), len(kept.records))
+        self.send(kept.records.tobytes(), len(kept.records), None, traces)
 
     def tell_slots(self, slots: Sequence[int]) -> None:
         """These slots' users are sent there from now on."""
@@ -62,41 +73,45 @@ class Outbox:
         events = layout.events(b"".join(self._events))
         kept = ~np.isin(events["tag"], tags)
         places = np.cumsum(kept) - 1
-        self._refusals = [
-            IndexedRejection(index=int(places[refusal.index]), rejection=refusal.rejection)
-            for refusal in self._refusals
-            if kept[refusal.index]
-        ]
+        self._refusals = [_at(places.item(one.index), one) for one in self._refusals if kept[one.index]]
+        self._traces = [_at(places.item(one.index), one) for one in self._traces if kept[one.index]]
         self._events = [events[kept].tobytes()]
         self._num_events = int(kept.sum())
 
     def take(self) -> worker_pb2.LinkRequest:
         """What waits, or as much of it as a message takes: opens first, so that none comes after its tag's events."""
         opens, self._opens = self._opens[:OPENS_MAX], self._opens[OPENS_MAX:]
-        events, refusals = (b"", []) if self._opens else self._take_events()
-        frame = worker_pb2.LinkFrame(opens=opens, events=events, refusals=refusals, slots=self._slots)
+        frame = worker_pb2.LinkFrame(opens=opens, slots=self._slots)
+        if not self._opens:
+            self._take_events(frame)
         self._slots = None
         if self._opens or self._events:
             self._wake()
         return worker_pb2.LinkRequest(frame=frame)
 
-    def _take_events(self) -> tuple[bytes, list[IndexedRejection]]:
+    def _take_events(self, frame: worker_pb2.LinkFrame) -> None:
         raw = b"".join(self._events)
         if len(raw) <= EVENTS_BYTES_MAX:
-            refusals = self._refusals
-            self._events, self._refusals, self._num_events = [], [], 0
-            return raw, refusals
+            frame.events = raw
+            frame.refusals.extend(self._refusals)
+            frame.traces.extend(self._traces)
+            self._events, self._refusals, self._traces, self._num_events = [], [], [], 0
+            return
         event_bytes = len(raw) // self._num_events
         num_taken = EVENTS_BYTES_MAX // event_bytes
-        taken = [refusal for refusal in self._refusals if refusal.index < num_taken]
-        self._refusals = [
-            IndexedRejection(index=refusal.index - num_taken, rejection=refusal.rejection)
-            for refusal in self._refusals
-            if refusal.index >= num_taken
-        ]
+        frame.events = raw[: num_taken * event_bytes]
+        frame.refusals.extend(one for one in self._refusals if one.index < num_taken)
+        frame.traces.extend(one for one in self._traces if one.index < num_taken)
+        self._refusals = [_at(one.index - num_taken, one) for one in self._refusals if one.index >= num_taken]
+        self._traces = [_at(one.index - num_taken, one) for one in self._traces if one.index >= num_taken]
         self._events = [raw[num_taken * event_bytes :]]
         self._num_events -= num_taken
-        return raw[: num_taken * event_bytes], taken
+
+
+def _at(index: int, one: Indexed) -> Indexed:
+    """The same of an event at another place."""
+    one.index = index
+    return one
 
 
 class Link:

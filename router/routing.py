@@ -9,13 +9,13 @@ worker to be linked would claim every slot, only to give most of them away again
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 from evercurrent.settings import RouterSettings
+from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1 import worker_pb2
 from router.core import Bounds, RoutingCore
 from router.discovery import Source
@@ -30,7 +30,7 @@ UNLINK_US = 1_000_000
 US_PER_S = 1_000_000
 US_PER_MS = 1000
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def monotonic_us() -> int:
@@ -177,7 +177,7 @@ class Routing:
             ring = await asyncio.to_thread(build_ring, members)
             core.set_ring(ring)
             self.ready.set()
-            logger.info("ring turned digest=%s workers=%d", ring.digest, len(ring.names))
+            logger.info("ring turned", digest=ring.digest, workers=len(ring.names))
         for name in waiting:
             if name in self._links:
                 core.tell_slots(self._links[name].index)

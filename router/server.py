@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import grpc.aio
 
 from evercurrent.serving import Health, bind, new_health, new_server, stop_signal
 from evercurrent.settings import RouterSettings
+from evercurrent.telemetry.logs import get_logger
+from evercurrent.telemetry.serving import metrics, tracing
 from router.core import RoutingCore
 from router.discovery import make_source
+from router.metrics import read_metrics
 from router.models import Models
 from router.routing import Routing, bounds_of
 from router.service import ADMIN_SERVICE, SESSION_SERVICE, admin_handler, session_handler
 from router.streams import Door
+from router.traces import Traces
 
+SERVICE_NAME = "evercurrent-router"
 READY_GRACE_S = 5.0
 STOP_GRACE_S = 1.0
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
@@ -40,15 +45,22 @@ async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
     stop = stop_signal()
     routing = Routing(make_source(settings), settings.name, bounds_of(settings), settings.link_silence_ms / 1000)
     health, door = new_health(), Door()
-    models = Models(routing.core)
-    handlers = [session_handler(routing.core, settings, door), admin_handler(routing.core, settings.name, models)]
+    core = routing.core
+    models = Models(core)
+    handlers = [session_handler(core, settings, door), admin_handler(core, settings.name, models)]
     server = await new_server(handlers, [SESSION_SERVICE, ADMIN_SERVICE], health)
     address = bind(server, settings.address)
     gc.collect()
     gc.freeze()
-    await server.start()
-    logger.info("router serves address=%s", address)
-    async with asyncio.TaskGroup() as tasks:
+    async with (
+        tracing(settings, SERVICE_NAME, settings.name) as tracer,
+        metrics(settings, SERVICE_NAME, settings.name, partial(read_metrics, core, models)),
+        asyncio.TaskGroup() as tasks,
+    ):
+        if tracer is not None:
+            core.traces = Traces(tracer, core.clock_us, core.user_of)
+        await server.start()
+        logger.info("router serves", address=address)
         working = [
             tasks.create_task(routing.run()),
             tasks.create_task(models.keep_policy()),
@@ -56,7 +68,7 @@ async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
         ]
         await stop.wait()
         door.close()
-        await drain(server, health, routing.core, settings.drain_timeout_s)
+        await drain(server, health, core, settings.drain_timeout_s)
         for task in working:
             task.cancel()
     logger.info("router stopped")
@@ -72,7 +84,7 @@ async def drain(server: grpc.aio.Server, health: Health, core: RoutingCore, time
             async with asyncio.timeout(timeout_s):
                 await _idle(core)
         if not core.is_idle:
-            logger.warning("clients stayed feeds=%d sessions=%d", core.num_feeds, len(core.sessions))
+            logger.warning("clients stayed", feeds=core.num_feeds, sessions=len(core.sessions))
         core.stop()
     finally:
         await stopping

@@ -43,6 +43,8 @@ def session_handler(core: RoutingCore, settings: RouterSettings, door: Door | No
     async def observe_one(
         request: session_pb2.ObserveRequest, context: grpc.aio.ServicerContext
     ) -> session_pb2.ObserveResponse:
+        if core.traces is not None and not request.observation.traceparent:
+            request.observation.traceparent = _traceparent_of(context)
         result = await _or_abort(context, observe(core, turns, request, context.time_remaining()))
         return session_pb2.ObserveResponse(result=result)
 
@@ -135,6 +137,14 @@ def admin_handler(core: RoutingCore, router: str, models: Models) -> grpc.Generi
             ),
         },
     )
+
+
+def _traceparent_of(context: grpc.aio.ServicerContext) -> str:
+    """The caller's span, as its metadata names it; "" if it does not."""
+    for key, value in context.invocation_metadata() or ():
+        if key == "traceparent" and isinstance(value, str):
+            return value
+    return ""
 
 
 async def _or_abort(context: grpc.aio.ServicerContext, answer: Awaitable[R]) -> R:

@@ -54,6 +54,8 @@ class SessionStream:
         self._is_open = False
         """Whether the client is told that the session is open, before anything else."""
         self._outgoing: list[SessionResponse] = []
+        self._unwritten: list[tuple[Records, int]] = []
+        """Results whose replies are among these, and when they came."""
         self._num_pending = 0
         self._durable_told = 0
         self._filled = asyncio.Event()
@@ -83,7 +85,9 @@ class SessionStream:
             self._opening.set_result(answer)
 
     def results(self, records: Records, rejections: Sequence[IndexedRejection]) -> None:
-        for reply in self._replies.make(records, rejections, self._core.clock_us()):
+        came_us = self._core.clock_us()
+        self._unwritten.append((records, came_us))
+        for reply in self._replies.make(records, rejections, came_us):
             if isinstance(reply, pb.ObservationResult):
                 self._outgoing.append(SessionResponse(result=reply))
             else:
@@ -164,11 +168,15 @@ class SessionStream:
             await self._filled.wait()
             self._filled.clear()
             messages, self._outgoing = self._outgoing, []
+            unwritten, self._unwritten = self._unwritten, []
             # Read now: while messages are written there come results, which must not be overtaken.
             durable_seq = self._durable_seq()
             for message in messages:
                 await context.write(message.SerializeToString())
             self._num_pending -= len(messages)
+            written_us = self._core.clock_us()
+            for records, came_us in unwritten:
+                self._core.latency.add(records, came_us, written_us)
             if self._wait_durable and durable_seq > self._durable_told:
                 watermark = SessionResponse(watermark=Watermark(durable_seq=durable_seq))
                 await context.write(watermark.SerializeToString())
@@ -220,7 +228,7 @@ class SessionStream:
             refusal = error.rejection
             event = self._packer.refusal(sid, seq, stamp_us)
         try:
-            self._core.send(sid, event, refusal=refusal)
+            self._core.send(sid, event, refusal=refusal, traced=(seq, observation.traceparent))
         except Refused as error:
             self._reject(sid, seq, error.rejection)
             return

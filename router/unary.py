@@ -24,8 +24,9 @@ from router.streams import unix_us
 User = tuple[str, str, str]
 """User id, namespace, session id."""
 
-Packed = tuple[bytes, int, pb.Rejection | None]
-"""Packed events, how many, and the refusal of one that is invalid and consumes its seq all the same."""
+Packed = tuple[bytes, int, pb.Rejection | None, tuple[int, str] | None]
+"""Packed events, how many, the refusal of one that is invalid and consumes its seq all the same, and what an event that
+may be traced comes with."""
 
 Reply = pb.ObservationResult | pb.QueryResult
 
@@ -66,13 +67,15 @@ async def observe(
     if time_left_s is not None:
         observation.timeout_ms = _sooner_ms(observation.timeout_ms, time_left_s)
 
+    traced = observation.seq, observation.traceparent
+
     def pack(packer: Packer, sid: int, stamp_us: int) -> Packed:
         try:
-            return packer.observation(sid, observation, stamp_us, unix_us()), 1, None
+            return packer.observation(sid, observation, stamp_us, unix_us()), 1, None, traced
         except Refused as error:
             if not session_id:
                 raise
-            return packer.refusal(sid, observation.seq, stamp_us), 1, error.rejection
+            return packer.refusal(sid, observation.seq, stamp_us), 1, error.rejection, traced
 
     call = _Call(core, request.timings, "observation.", wait_durable=request.wait_for == pb.WAIT_FOR_DURABLE)
     user = request.user_id, request.namespace, session_id
@@ -97,7 +100,7 @@ async def predict(core: RoutingCore, request: PredictRequest, time_left_s: float
     num_candidates = len(query.candidates)
     reply = await _Call(core, request.timings, "query.", num_candidates).run(
         (request.user_id, request.namespace, ""),
-        lambda packer, sid, stamp_us: (packer.query(sid, query, stamp_us, unix_us()), num_candidates, None),
+        lambda packer, sid, stamp_us: (packer.query(sid, query, stamp_us, unix_us()), num_candidates, None, None),
     )
     assert isinstance(reply, pb.QueryResult)
     return reply
@@ -131,7 +134,9 @@ class _Call:
             self._fail(answer.rejection)
 
     def results(self, records: Records, rejections: Sequence[IndexedRejection]) -> None:
-        for reply in self._replies.make(records, rejections, self._core.clock_us()):
+        came_us = self._core.clock_us()
+        self._core.latency.add(records, came_us, came_us)
+        for reply in self._replies.make(records, rejections, came_us):
             if reply.status == pb.STATUS_REJECTED and reply.rejection.reason not in GUARD:
                 self._fail(self._prefixed(reply.rejection))
             elif self._wait_durable and isinstance(reply, pb.ObservationResult) and reply.status != pb.STATUS_REJECTED:

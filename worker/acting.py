@@ -7,7 +7,8 @@ that meets a StoreError has it thrown into it; any other error is a fault of our
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from persistence.errors import StoreError, StoreUnavailable
@@ -51,6 +52,10 @@ class Peers(Protocol):
     async def ask(self, ask: AskRelease) -> Released | Dead | Unreachable: ...
 
 
+def monotonic_us() -> int:
+    return time.monotonic_ns() // 1000
+
+
 class Acting:
     """Drives the flows of one incarnation, each a task of the group that `begin` is given."""
 
@@ -59,6 +64,8 @@ class Acting:
         self._peers = peers
         self._tasks: asyncio.TaskGroup | None = None
         self._turns = asyncio.Semaphore(READS_MAX)
+        self.written: Callable[[str, int, int, int], None] | None = None
+        """Told of each object put: its key, its bytes, and from when to when."""
 
     def begin(self, tasks: asyncio.TaskGroup) -> None:
         """Flows belong to this group from now on."""
@@ -122,7 +129,11 @@ class Acting:
             case Get(key):
                 return await self._get(key)
             case PutIfAbsent(key, body):
-                return await self._store.put_if_absent(key, body)
+                began_us = monotonic_us()
+                etag = await self._store.put_if_absent(key, body)
+                if self.written is not None:
+                    self.written(key, len(body), began_us, monotonic_us())
+                return etag
             case PutIfMatch(key, body, etag):
                 return await self._store.put_if_match(key, body, etag)
             case Delete(keys):

@@ -7,7 +7,6 @@ are in: who came with it can leave again where not all fit.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from evercurrent.errors import Refused, rejection
+from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1 import observation_pb2 as pb
 from persistence.errors import StoreError
 from persistence.keys import SLOTS_PREFIX, slot_key, slots_of_keys
@@ -54,7 +54,7 @@ TRANSIENT = frozenset({pb.REASON_NOT_OWNER, pb.REASON_UNAVAILABLE})
 
 S = TypeVar("S", Indices, list[int], Sequence[Read], list[tuple[int, Attempt]])
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +205,7 @@ class Claims:
             text = f"{name} owns the user and cannot be reached"
             raise Refused(rejection(pb.REASON_NOT_OWNER, "", text, 500, owner=name))
         yield from seal(owner)
+        self._me.counts.seals += 1
 
     def _next_to_ask(self, left: Mapping[int, Read], asked: Collection[int]) -> list[Read]:
         """Some slots that were not asked for yet, first those that somebody waits for."""
@@ -236,7 +237,7 @@ class Claims:
         """The rows of slots in their owner's journal, which no longer changes them."""
         newest = yield from read_journal(owner, {slot: read.claim for slot, read in left.items()})
         if newest.damaged:
-            logger.error("rows are damaged journal=%s num_users=%d", owner, len(newest.damaged))
+            logger.error("rows are damaged", journal=owner, num_users=len(newest.damaged))
             yield from self._residency.mark_damaged(newest.damaged)
         return newest.rows
 
@@ -356,6 +357,7 @@ class Claims:
             return
         del self._slots.attempts[slot]
         self._slots.state[slot] = STANDING
+        self._me.counts.claims += 1
         self.settled.pulse()
         self._confirmed.add(slot)
         if not self._is_confirming:
@@ -376,7 +378,8 @@ class Claims:
         """Another claim stands: what this one served was an attempt that never counted."""
         if self._slots.attempts.get(slot) is not attempt:
             return
-        logger.info("claim lost slot=%d owner=%s", slot, owner)
+        logger.info("claim lost", slot=slot, owner=owner)
+        self._me.counts.claims_lost += 1
         self._slots.leave([slot])
         name = owner.partition("/")[0]
         why = rejection(pb.REASON_NOT_OWNER, "", f"{name} owns the user now", 100, owner=name)
@@ -411,6 +414,7 @@ class Claims:
                 yield HandOver(self._residents.gather(self._still(part), self._slots.claims)[0])
                 self._residents.drop_rows(self._still(part))
             self._slots.free(held)
+            self._me.counts.slots_released += len(held)
             self._me.released.pulse()
         if not_held:
             yield from self._journal.await_landing()

@@ -9,9 +9,7 @@ ownership to say (worker.ownership), which the engine asks when a tag is opened 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -23,6 +21,7 @@ from ulid import ULID
 from evercurrent.describe import describe
 from evercurrent.errors import Refused, refused, rejection
 from evercurrent.model import Batch, Model
+from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
 from evercurrent.v1.columns_pb2 import (
@@ -42,8 +41,10 @@ from worker.followers import OK, RAISED, REFUSED, Followers
 from worker.inbox import MARKS, NO_PIN, Inbox, Waiting
 from worker.learner import Learner, blank_states, migration_of, probe
 from worker.residents import DIRTY, Indices, Mask, Residents
+from worker.results import Results
 from worker.sessions import UNSEQUENCED
 from worker.slab import INITIAL_ROW
+from worker.traces import Traces
 from worker.validation import Validator, is_observation
 from worker.watches import Watch, Watches
 
@@ -52,16 +53,7 @@ _TRUE = torch.ones(1, dtype=torch.bool)
 Clock = Callable[[], int]
 """Monotonic microseconds."""
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Results:
-    """Results of one step for one link; `rejections` are by index into `records`."""
-
-    link: int
-    records: Records
-    rejections: list[IndexedRejection] = field(default_factory=list)
+logger = get_logger(__name__)
 
 
 class Host(Protocol):
@@ -128,6 +120,8 @@ class Engine:
         """Without a store that outlives the process nothing is called durable."""
         self.log: Log | None = None
         """Where what is learned is logged."""
+        self.traces: Traces | None = None
+        """Set where events may be traced."""
         self._host = host
         self._links = links
         self._clock_us = clock_us
@@ -167,7 +161,7 @@ class Engine:
     def close_link(self, link: int) -> None:
         """Close all that the link had open, after what it sent; what waits for users not here yet is dropped."""
         for tag in self._arrivals.take_link(link):
-            self._forget_refusals(tag.aside)
+            self._forget(tag.aside)
         tags = self._feeds[link].tags()
         closes = np.zeros(len(tags), self.layout.event_dtype)
         closes["tag"] = tags
@@ -203,19 +197,28 @@ class Engine:
         """
         self._seek_again([Caller(user, slot, answer)])
 
-    def receive(self, link: int, events: Records, refusals: Sequence[IndexedRejection]) -> int:
+    def receive(
+        self,
+        link: int,
+        events: Records,
+        refusals: Sequence[IndexedRejection],
+        traces: Sequence[worker_pb2.LinkTrace] = (),
+    ) -> int:
         """Take a frame of events in. Nothing is judged that depends on earlier events. Returns how many of them get no
         answer: those of tags that were given up.
 
         Raises:
-            Refused: REASON_PROTOCOL, a refusal of no event.
+            Refused: REASON_PROTOCOL, a refusal or trace of no event.
         """
         feeds = self._feeds[link]
-        if len(events) == 1 and not refusals and not feeds.has_pins and self._receive_one(link, events):
+        for name, indexed in (("refusals", refusals), ("traces", traces)):
+            if any(one.index >= len(events) for one in indexed):
+                raise refused(pb.REASON_PROTOCOL, f"frame.{name}", "names no event of its frame")
+        if len(events) == 1 and not refusals and not feeds.has_pins and self._receive_one(link, events, traces):
             return 0
-        if any(refusal.index >= len(events) for refusal in refusals):
-            raise refused(pb.REASON_PROTOCOL, "frame.refusals", "names no event of its frame")
         marks = np.zeros(len(events), MARKS)
+        if traces and self.traces is not None:
+            marks["trace"] = self.traces.take(traces, len(events))
         marks["received_us"] = self._clock_us()
         marks["link"] = link
         rows, entries = feeds.find(events["tag"])
@@ -268,6 +271,8 @@ class Engine:
         """More of these rows is durable: tell those who asked."""
         for link, marks in self._watches.moved(rows, self.residents).items():
             self._links.durable(link, marks)
+        if self.traces is not None:
+            self.traces.durable(rows)
 
     def fenced(self) -> None:
         """This incarnation is over."""
@@ -315,7 +320,7 @@ class Engine:
             why = rejection(pb.REASON_MODEL, "open.model_version", f"{self.versions[pin]} runs no more")
             dropped = self._inbox.drop_events(partial(_is_pinned, link, pin))
             if dropped is not None:
-                self._forget_refusals([dropped])
+                self._forget([dropped])
             rows, entries = feeds.find(tags.astype(np.uint32))
             for tag, row, entry in zip(tags.tolist(), rows.tolist(), entries.tolist(), strict=True):
                 self._give_up(link, tag, row, entry)
@@ -347,8 +352,11 @@ class Engine:
 
     def step(self) -> list[Results]:
         """Handle the next batch. There is something waiting."""
-        began_us = self._clock_us()
         taken = self._inbox.cut()
+        return self._step(taken) if self.traces is None else self.traces.around(taken, self._step)
+
+    def _step(self, taken: Waiting) -> list[Results]:
+        began_us = self._clock_us()
         if len(taken) == 1:
             result = self._step_one(taken, began_us)
             if result is not None:
@@ -376,7 +384,7 @@ class Engine:
             self._write_log(taken, learning, results)
         return self._split(taken, results, rejected)
 
-    def _receive_one(self, link: int, events: Records) -> bool:
+    def _receive_one(self, link: int, events: Records, traces: Sequence[worker_pb2.LinkTrace]) -> bool:
         """Take in a frame of one sound observation; False, and nothing taken, if it is anything else.
 
         This and `_step_one` are the way of a lone event without the arrays that pay only for many: a third of the time
@@ -386,7 +394,9 @@ class Engine:
         row, entry = self._feeds[link].find_one(event.tag)
         if row <= INITIAL_ROW or not self._validator.is_sound(event):
             return False
-        self._inbox.put(Waiting(events, np.array([(self._clock_us(), link, entry, row, 0, 0, 0, 0)], MARKS), event))
+        trace = self.traces.take(traces, 1).item(0) if traces and self.traces is not None else 0
+        marks = np.array([(self._clock_us(), link, entry, row, 0, 0, trace, 0, 0)], MARKS)
+        self._inbox.put(Waiting(events, marks, event))
         return True
 
     def _step_one(self, taken: Waiting, began_us: int) -> Results | None:
@@ -394,7 +404,7 @@ class Engine:
         event = taken.lone
         if event is None or event.timeout_us or self._has_strikes:
             return None
-        received_us, link, entry, row, _, hydrate_us, _, _ = taken.marks.item()
+        received_us, link, entry, row, _, hydrate_us, _, _, _ = taken.marks.item()
         if entry != UNSEQUENCED and event.seq != self.sessions.last_seq.item(entry) + 1:
             return None
         update_us = 0
@@ -579,7 +589,7 @@ class Engine:
             ended[link] += zip(tags[lost].tolist(), rows[lost].tolist(), entries[lost].tolist(), strict=True)
         dropped = self._inbox.drop(is_lost)
         if dropped is not None:
-            self._forget_refusals([dropped])
+            self._forget([dropped])
             closes = dropped.take(dropped.events["kind"] == EVENT_KIND_CLOSE)
             columns = (closes.marks["link"], closes.events["tag"], closes.marks["row"], closes.marks["entry"])
             for link, tag, row, entry in zip(*(column.tolist() for column in columns), strict=True):
@@ -603,9 +613,11 @@ class Engine:
         self.slab.num_tags[row] -= 1
         self._watches.remove(row, link, tag)
 
-    def _forget_refusals(self, dropped: Sequence[Waiting]) -> None:
-        """Refusals of events that nobody answers."""
+    def _forget(self, dropped: Sequence[Waiting]) -> None:
+        """Refusals and traces of events that nobody answers."""
         for waiting in dropped:
+            if self.traces is not None:
+                self.traces.drop(waiting)
             for number in waiting.marks["refusal"][waiting.marks["refusal"] > 0].tolist():
                 del self._refusals[number]
 

@@ -10,7 +10,6 @@ gaps, after a crash or a long outage, and says so; states never depend on it. `E
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1 import description_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.wire import Layout, Records
@@ -45,7 +45,7 @@ BACKOFF_S_MAX = 30.0
 Clock = Callable[[], float]
 """Monotonic seconds."""
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +338,7 @@ class EventLog:
         self._buffer.settle()
         if self._is_dropping and self.num_dropped == self._num_dropped_before:
             self._is_dropping = False
-            logger.info("the event log is whole again; %d events are missing in all", self.num_dropped)
+            logger.info("the event log is whole again", num_missing=self.num_dropped)
         self._num_dropped_before = self.num_dropped
 
     async def _encoded(self, blocks: Sequence[Block]) -> list[tuple[str, bytes]]:
@@ -358,7 +358,7 @@ class EventLog:
             except StoreError as error:
                 if not self._is_failing:
                     self._is_failing = True
-                    logger.warning("the event log cannot be written, trying again: %s", error)
+                    logger.warning("the event log cannot be written, trying again", why=str(error))
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)
             else:

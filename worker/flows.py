@@ -7,11 +7,11 @@ up nobody. The order in which flows start and go on is the driver's.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from evercurrent.telemetry.logs import get_logger
 from persistence.errors import StoreError
 from persistence.rows import Rows
 from persistence.store import Etag
@@ -23,7 +23,7 @@ TOGETHER_MAX = 64
 BACKOFF_US = 50_000
 BACKOFF_US_MAX = 2_000_000
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,5 +204,5 @@ def insist(effect: StoreEffect) -> Flow[Any]:
         try:
             return (yield effect)
         except StoreError as error:
-            logger.warning("the store fails, trying again: %s", error)
+            logger.warning("the store fails, trying again", why=str(error))
         yield from backoff.wait()

@@ -17,7 +17,6 @@ Plain code: no task, no store; the clock is handed in.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from statistics import median
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 
 from evercurrent.errors import rejection
 from evercurrent.sequences import Running
+from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1 import models_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.models_pb2 import MODEL_ROLE_STANDBY, ModelRole
@@ -60,7 +60,7 @@ OK, REFUSED, RAISED = range(3)
 Scorer = Callable[[Floats, Records], NDArray[np.float64]]
 """Scores of N predictions of events with an outcome; less is better."""
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -376,7 +376,7 @@ class Followers:
             try:
                 states.put(known, states.migrate(live.states[known], residents.shapes[live.version]))
             except Exception:  # The live version goes on, whatever foreign code does.
-                logger.exception("a version cannot migrate states: they begin anew version=%s", follower.version)
+                logger.exception("a version cannot migrate states: they begin anew", version=follower.version)
                 states.begin(known)
 
     def _put(self, follower: Follower, offered: Waiting) -> None:
@@ -402,8 +402,8 @@ class Followers:
         follower.inbox.drop(lambda rows: ~states.present[rows])
         if follower.fraction < 1e-6:
             follower.inbox.drop(lambda rows: np.ones(len(rows), np.bool_))
-        text = "a shadow has too much to do and sheds users version=%s users=%d fraction=%g"
-        logger.warning(text, follower.version, len(gone), follower.fraction)
+        text = "a shadow has too much to do and sheds users"
+        logger.warning(text, version=follower.version, users=len(gone), fraction=follower.fraction)
 
     def _catch_up_all(self, follower: Follower) -> None:
         while len(follower.inbox):

@@ -25,13 +25,15 @@ MARKS = np.dtype(
         ("row", "<i4"),
         ("refusal", "<i4"),
         ("hydrate_us", "<u4"),
+        ("trace", "<u4"),
         ("pin", "<u2"),
         ("reason", "u1"),
     ]
 )
 """What the worker adds to an event: when it came or, later, its user; from which link; its session's entry; its user's
-row; the number of the refusal that a router sent with it (0: none); how long it waited for its user; the version that
-its session is pinned to, by its number (NO_PIN: the live one); and why it cannot be taken (0: it can)."""
+row; the number of the refusal that a router sent with it (0: none); how long it waited for its user; the number of its
+trace (0: it is not traced); the version that its session is pinned to, by its number (NO_PIN: the live one); and why it
+cannot be taken (0: it can)."""
 
 NO_PIN = 0
 

@@ -8,7 +8,6 @@ begins) or until it is asked to stop. Then routers are let go, what is needed is
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +17,8 @@ from random import Random
 from ulid import ULID
 
 from evercurrent.model import Model
+from evercurrent.telemetry.logs import get_logger
+from evercurrent.telemetry.tracing import Tracer
 from evercurrent.v1 import worker_pb2
 from persistence.errors import StoreUnavailable
 from persistence.store import ObjectStore
@@ -25,10 +26,12 @@ from worker.acting import US_PER_S, Acting
 from worker.engine import Clock, Engine
 from worker.event_log import EventLog
 from worker.followers import TURNS
+from worker.latency import worker_latency
 from worker.outboxes import Outboxes
 from worker.ownership import Ownership, Timing
 from worker.peers import WorkerPeers
 from worker.residents import Residents
+from worker.traces import Traces
 
 STATUS_INTERVAL_S = 0.2
 """Routers take a link that is silent for three times as long for lost."""
@@ -42,7 +45,7 @@ FOLLOW_DELAY_S = 0.05
 LAST_WORDS_S = 1.0
 """How long a clean stop waits for routers to take the last replies and let go."""
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,15 @@ class _Over(Exception):
 class Incarnation:
     """One life of a worker. `live` is its life."""
 
-    def __init__(self, plan: Plan, version: str, model: Model, store: ObjectStore, clock_us: Clock) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        version: str,
+        model: Model,
+        store: ObjectStore,
+        clock_us: Clock,
+        tracer: Tracer | None = None,
+    ) -> None:
         self.name = f"{plan.worker}/{ULID()}"
         self.store = store
         self.clock_us = clock_us
@@ -91,11 +102,15 @@ class Incarnation:
         self.engine = Engine(model, self.residents, self.ownership, self.outboxes, plan.batch_max, clock_us)
         self.outboxes.versions = self.engine.versions
         self.engine.has_store = self.has_store = plan.has_store
+        if tracer is not None:
+            self.engine.traces = Traces(tracer, self.residents, clock_us)
+            self.acting.written = self.engine.traces.put
         self.ownership.users = self.engine
         self.log: EventLog | None = None
         if plan.has_event_log:
             self.log = EventLog(store, self.name, self.engine.layout, self.engine.versions, time.monotonic)
             self.engine.log = self.log.add
+        self.latency = worker_latency()
         self.weight = plan.weight
         self.control_revision = 0
         """Of the control object that it follows."""
@@ -151,6 +166,7 @@ class Incarnation:
     def step(self) -> None:
         """Handle the next batch; something waits."""
         for results in self.engine.step():
+            self.latency.add(results.records, 0, self.clock_us())
             self.outboxes.put_results(results)
 
     def told_slots(self, link: int, slots: Sequence[int]) -> None:
@@ -193,7 +209,7 @@ class Incarnation:
                 await self._until_taken_over()
                 await self._all_released.wait()
         except TimeoutError:
-            logger.warning("slots were not taken over in time slots=%d", self.ownership.num_served)
+            logger.warning("slots were not taken over in time", slots=self.ownership.num_served)
 
     async def _until_taken_over(self) -> None:
         """Wait until no slot is left, or nobody is there who takes them."""
@@ -281,6 +297,7 @@ class Incarnation:
                 control_revision=self.control_revision,
                 live=self.engine.live.version,
                 quarantined=self.engine.num_quarantined,
+                journal_lag_us=self.ownership.lag_us,
             )
         )
 
@@ -304,11 +321,11 @@ class Incarnation:
                 f"{self.residents.num_at_risk} updates are not durable, {waiting} events are not in the event log"
             )
             # Told here as well: a store that hangs is likely to fail once more when it is closed.
-            logger.error("%s", text)  # noqa: TRY400
+            logger.error(text)  # noqa: TRY400
             raise StoreUnavailable(text) from None
         self._over.set()
 
     def _fence(self) -> None:
-        logger.warning("fenced: another sealed the journal incarnation=%s", self.name)
+        logger.warning("fenced: another sealed the journal", incarnation=self.name)
         self.leaving.set()
         self._over.set()

@@ -7,13 +7,13 @@ the rows that count none is older than its user's record (docs/adr/0009).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 
 import numpy as np
 
+from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1.storage_pb2 import Attempt as AttemptMessage
 from evercurrent.v1.storage_pb2 import SegmentFooter
 from persistence.errors import StoreError
@@ -54,7 +54,7 @@ DELETED_MIN = 16
 ENCODED_AT_ONCE_BYTES_MAX = 64 << 10
 RESOLVE_SLOTS = 4 * TOGETHER_MAX
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Journal:
@@ -76,6 +76,8 @@ class Journal:
         self._is_deleting = False
         self._num_rows: dict[int, int] = {}
         self._last_segment_us = me.clock_us()
+        self._changed_us: int | None = None
+        self._sent_us: int | None = None
         self._busy_us = 0
         self._is_resolving = False
         self._last_resolve_us = me.clock_us()
@@ -83,7 +85,15 @@ class Journal:
     def note_change(self) -> None:
         """A row has become DIRTY."""
         if not self.work.is_set:
+            if self._changed_us is None:
+                self._changed_us = self._me.clock_us()
             self.work.set()
+
+    @property
+    def lag_us(self) -> int:
+        """The age of the oldest change that is in no segment which has landed; 0: there is none."""
+        since = [at_us for at_us in (self._sent_us, self._changed_us) if at_us is not None]
+        return self._me.clock_us() - min(since) if since else 0
 
     def await_landing(self) -> Flow[None]:
         """Until no segment is in flight."""
@@ -122,6 +132,7 @@ class Journal:
         self.is_in_flight = True
         began_us = self._me.clock_us()
         self._busy_us = 0
+        self._sent_us, self._changed_us = self._changed_us, None
         number = self.landed + 1
         for _ in self._residents.bring_up():
             yield Pause()
@@ -135,6 +146,7 @@ class Journal:
         yield from self._append(number, body)
         self._num_rows[number] = writer.num_rows
         self.landed = number
+        self._sent_us = None
         yield from self._land(number, parts)
         self.is_in_flight = False
         self.landing.pulse()
@@ -263,11 +275,11 @@ class Journal:
     def _append(self, number: int, body: bytes) -> Flow[None]:
         """Have a segment land. Raises Fenced if the journal was sealed."""
         key = segment_key(self._me.name, number)
-        if (yield from insist(PutIfAbsent(key, body))) is not None:
-            return
-        stored = yield from insist(Get(key))
-        if stored is None or stored.body != body:
-            raise Fenced
+        if (yield from insist(PutIfAbsent(key, body))) is None:
+            stored = yield from insist(Get(key))
+            if stored is None or stored.body != body:
+                raise Fenced
+        self._me.counts.segment_bytes += len(body)
 
     def _delete_below(self, first: int) -> Flow[None]:
         """A segment whose footer begins the journal at `first` has landed: what is older goes."""
@@ -279,7 +291,7 @@ class Journal:
                     self._num_rows.pop(number, None)
                 self._oldest = numbers[-1] + 1
         except StoreError as error:
-            logger.info("segments that are not needed stay for now: %s", error)
+            logger.info("segments that are not needed stay for now", why=str(error))
         finally:
             self._is_deleting = False
 

@@ -5,7 +5,6 @@ Rows whose update the guard refuses, or on which the model raises, stay as they 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from evercurrent.errors import rejection
 from evercurrent.model import Batch, Model, Update
+from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import EVENT_KIND_OBSERVATION
 from evercurrent.wire import Layout, Records
@@ -26,7 +26,7 @@ from worker.validation import has_outcome
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -166,8 +166,8 @@ class Learner:
         """The first of its type with its traceback; every reply tells its own, and a client must not fill the log."""
         if type(error) not in self._model_errors:
             self._model_errors.add(type(error))
-            text = "the model failed; further errors of this type are told in replies only version=%s"
-            logger.error(text, self.version, exc_info=error)
+            text = "the model failed; further errors of this type are told in replies only"
+            logger.error(text, version=self.version, exc_info=error)
 
 
 def blank_states(version: str, model: Model, num_rows: int) -> VersionStates:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from typing import NoReturn
@@ -21,6 +20,7 @@ from ulid import ULID
 from evercurrent.describe import describe
 from evercurrent.errors import Refused, abort, refused, sole_refusal
 from evercurrent.slots import NUM_SLOTS, user_key
+from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
 from worker.incarnation import Incarnation
@@ -36,7 +36,7 @@ SERVICE = "evercurrent.v1.WorkerService"
 LAST_ANSWERS_S = 1.0
 """A link that is to end waits so long for what was taken in to be answered."""
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class WorkerService:
@@ -61,8 +61,8 @@ class WorkerService:
         while True:
             await self.incarnation.live(stop)
             engine = self.incarnation.engine
-            ended = (self.incarnation.name, engine.num_updates, engine.num_rejected)
-            logger.info("incarnation ended name=%s updates=%d rejected=%d", *ended)
+            ended = {"updates": engine.num_updates, "rejected": engine.num_rejected}
+            logger.info("incarnation ended", name=self.incarnation.name, **ended)
             if stop.is_set():
                 return
             self.incarnation = self._versions.begin()
@@ -70,7 +70,7 @@ class WorkerService:
             gc.unfreeze()
             gc.collect()
             gc.freeze()
-            logger.info("incarnation begins name=%s", self.incarnation.name)
+            logger.info("incarnation begins", name=self.incarnation.name)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a gRPC server is given."""
@@ -111,7 +111,7 @@ class WorkerService:
         await context.write(worker_pb2.LinkResponse(opened=opened))
         link = incarnation.engine.open_link()
         outbox = incarnation.outboxes.add(link, len(opened.models))
-        logger.info("link opened router=%s link=%d", opening.router, link)
+        logger.info("link opened", router=opening.router, link=link)
         try:
             async with asyncio.TaskGroup() as tasks:
                 sender = tasks.create_task(outbox.send(context))
@@ -126,7 +126,7 @@ class WorkerService:
             incarnation.engine.close_link(link)
             incarnation.link_closed(link)
             incarnation.outboxes.filled()
-            logger.info("link closed router=%s link=%d", opening.router, link)
+            logger.info("link closed", router=opening.router, link=link)
 
     async def _receive(self, incarnation: Incarnation, link: int, outbox: Outbox, stream: Stream) -> None:
         engine = incarnation.engine
@@ -144,7 +144,7 @@ class WorkerService:
                     outbox.put_open(opened)
             events = engine.layout.events(frame.events)
             outbox.num_in_flight += len(events)
-            if num_dropped := engine.receive(link, events, frame.refusals):
+            if num_dropped := engine.receive(link, events, frame.refusals, frame.traces):
                 outbox.drop(num_dropped)
             if len(events) == engine.num_waiting == 1:
                 # Nothing else waits: a lone event is not passed from task to task.

@@ -9,7 +9,7 @@ from typing import Protocol
 from evercurrent.v1 import worker_pb2
 from evercurrent.v1.columns_pb2 import IndexedRejection
 from evercurrent.wire import Records
-from worker.engine import Results
+from worker.results import Results
 
 
 class Stream(Protocol):

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from evercurrent.errors import EvercurrentError, rejection
 from evercurrent.v1 import observation_pb2 as pb
+from worker.counts import Counts
 from worker.flows import Flow, Signal
 from worker.residents import Indices, Mask
 
@@ -75,6 +76,7 @@ class Owner:
     start: Callable[[Flow[None]], None]
     users: Users | None = None
     released: Signal = field(default_factory=Signal)
+    counts: Counts = field(default_factory=Counts)
     is_draining: bool = False
     is_closing: bool = False
 

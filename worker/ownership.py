@@ -13,6 +13,7 @@ from evercurrent.errors import Refused, rejection
 from evercurrent.v1 import observation_pb2 as pb
 from persistence.rows import U64
 from worker.claims import Claims, Left
+from worker.counts import Counts
 from worker.flows import Flow, Wait
 from worker.journal import Journal
 from worker.owner import Fenced, Owner, Timing, Users, stopping
@@ -72,6 +73,16 @@ class Ownership:
     def landed(self) -> int:
         """The number of the newest segment that has landed."""
         return self._journal.landed
+
+    @property
+    def counts(self) -> Counts:
+        """What was done so far."""
+        return self._me.counts
+
+    @property
+    def lag_us(self) -> int:
+        """The age of the oldest change that is in no segment which has landed; 0: there is none."""
+        return self._journal.lag_us
 
     @property
     def owns(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from evercurrent.slots import NUM_SLOTS, slot_of
+from evercurrent.telemetry.logs import get_logger
 from persistence.errors import Damaged, StoreError
 from persistence.keys import is_segment_key, journal_prefix, segment_key, segment_of_key
 from persistence.rows import Rows, halves, joined_rows, no_rows
@@ -21,7 +21,7 @@ SEGMENTS_AT_ONCE = 8
 """Segments that are held in memory while a journal is read."""
 
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +120,7 @@ class Silence:
         try:
             self._seen = (yield from _segments_of(self._incarnation))[-1:]
         except StoreError as error:
-            logger.warning("the journal cannot be listed journal=%s: %s", self._incarnation, error)
+            logger.warning("the journal cannot be listed", journal=self._incarnation, why=str(error))
         self._seen_us = self._clock_us()
 
     def lasts(self, dead_after_us: int) -> Flow[bool]:

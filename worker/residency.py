@@ -6,7 +6,6 @@ newer: who lost a slot without knowing it takes nothing back.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from evercurrent.errors import Refused, rejection
 from evercurrent.slots import slot_of
+from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1 import observation_pb2 as pb
 from persistence.errors import Damaged, SchemaMismatch, StoreError
 from persistence.keys import record_key
@@ -32,7 +32,7 @@ EVICT_SAMPLE = 1024
 EVICT_AT = 0.98
 """Share of the bound from which on users leave ahead of need."""
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Residency:
@@ -105,7 +105,7 @@ class Residency:
         try:
             yield from self._come(user, slot)
         except Damaged:
-            logger.exception("a record is damaged key=%s", record_key(slot, user))
+            logger.exception("a record is damaged", key=record_key(slot, user))
             why = _damaged(user, slot)
         except StoreError as error:
             why = refusal_of(error)
@@ -131,6 +131,7 @@ class Residency:
             record = read_record(stored.body, user, slot)
             self._residents.check(record)
             self._residents.restore(record)
+            self._me.counts.hydrated += 1
         self._admit(user, slot)
 
     # --- leaving ------------------------------------------------------------------------------------------------
@@ -177,6 +178,7 @@ class Residency:
             yield Pause()
             self._num_evicted = 0
             self._num_evicted = yield from self.evict_rows(self._leaving())
+            self._me.counts.evicted += self._num_evicted
         finally:
             self._is_evicting = False
             self._room.pulse()

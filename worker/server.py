@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
-import time
 from collections.abc import Callable
 
 import torch
@@ -13,16 +11,21 @@ from ulid import ULID
 from evercurrent.model import Model
 from evercurrent.serving import bind, new_server, stop_signal
 from evercurrent.settings import SettingsError, WorkerSettings
+from evercurrent.telemetry.logs import get_logger
+from evercurrent.telemetry.serving import metrics, tracing
 from persistence.open import MemoryTarget, open_store, parse_url
 from persistence.probe import probe
 from persistence.registry import Registry
 from persistence.s3 import S3Target
 from persistence.thread import StoreThread
+from worker.acting import monotonic_us
 from worker.incarnation import Incarnation, Plan
 from worker.link import SERVICE, WorkerService
+from worker.metrics import read_metrics
 from worker.ownership import Timing
 from worker.versions import Versions
 
+SERVICE_NAME = "evercurrent-worker"
 US_PER_MS = 1000
 FLOAT_BYTES = 4
 
@@ -38,11 +41,7 @@ STOP_GRACE_S = 1.0
 EMBEDDED_TIMING = Timing(journal_interval_us=50 * US_PER_MS, dead_after_us=500 * US_PER_MS)
 S3_TIMING = Timing(journal_interval_us=200 * US_PER_MS, dead_after_us=2000 * US_PER_MS)
 
-logger = logging.getLogger(__name__)
-
-
-def monotonic_us() -> int:
-    return time.monotonic_ns() // 1000
+logger = get_logger(__name__)
 
 
 def residents_within(settings: WorkerSettings, state_width: int) -> int:
@@ -92,7 +91,10 @@ async def serve(settings: WorkerSettings, model: Model, ready: Callable[[str], N
     stop = stop_signal()
     residents_max = residents_within(settings, model.state_width)
     timing = timing_of(settings)
-    async with StoreThread(lambda: open_store(settings.store), close_timeout_s=STORE_CLOSE_TIMEOUT_S) as store:
+    async with (
+        tracing(settings, SERVICE_NAME, settings.name) as tracer,
+        StoreThread(lambda: open_store(settings.store), close_timeout_s=STORE_CLOSE_TIMEOUT_S) as store,
+    ):
         await probe(store, str(ULID()))
         server = await new_server([], [SERVICE])
         address = bind(server, settings.address)
@@ -112,7 +114,7 @@ async def serve(settings: WorkerSettings, model: Model, ready: Callable[[str], N
             model,
             settings.model_version or model.name,
             Registry(store) if plan.has_store else None,
-            lambda version, live: Incarnation(plan, version, live, store, monotonic_us),
+            lambda version, live: Incarnation(plan, version, live, store, monotonic_us, tracer),
         )
         await versions.open()
         service = WorkerService(versions, settings.name, settings.link_in_flight_max)
@@ -120,10 +122,11 @@ async def serve(settings: WorkerSettings, model: Model, ready: Callable[[str], N
         # What was built so far lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        await server.start()
-        try:
-            logger.info("worker serves address=%s incarnation=%s", address, service.incarnation.name)
-            ready(address)
-            await service.live(stop)
-        finally:
-            await server.stop(grace=STOP_GRACE_S)
+        async with metrics(settings, SERVICE_NAME, settings.name, lambda: read_metrics(service.incarnation)):
+            await server.start()
+            try:
+                logger.info("worker serves", address=address, incarnation=service.incarnation.name)
+                ready(address)
+                await service.live(stop)
+            finally:
+                await server.stop(grace=STOP_GRACE_S)

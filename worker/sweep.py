@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 
+from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1.storage_pb2 import Attempt, SegmentFooter
 from persistence.errors import StoreError
 from persistence.keys import JOURNAL_PREFIX, SLOTS_PREFIX, is_segment_key, segment_of_key, slot_key, slots_of_keys
@@ -14,7 +14,7 @@ from worker.flows import TOGETHER_MAX, Delete, Flow, Get, ListKeys, Offload, Sig
 from worker.owner import Owner
 from worker.slots import Read
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Sweep:
@@ -42,7 +42,7 @@ class Sweep:
             try:
                 yield from self.sweep_once()
             except StoreError as error:
-                logger.warning("dead journals stay for now: %s", error)
+                logger.warning("dead journals stay for now", why=str(error))
 
     def sweep_once(self) -> Flow[None]:
         """Delete what nobody needs of the journals that have not grown. Raises StoreError."""
@@ -105,7 +105,7 @@ class Sweep:
 
     def _delete(self, name: str, keys: Sequence[str]) -> Flow[None]:
         """From the old end, so that what is left is a journal still."""
-        logger.info("a dead journal goes incarnation=%s num_segments=%d", name, len(keys))
+        logger.info("a dead journal goes", incarnation=name, num_segments=len(keys))
         for start in range(0, len(keys), TOGETHER_MAX):
             yield Delete(tuple(keys[start : start + TOGETHER_MAX]))
 

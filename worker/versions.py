@@ -8,7 +8,6 @@ A version that is to go live is prepared before: loaded, and taught by every use
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import sys
 import time
@@ -26,6 +25,7 @@ from evercurrent.model import Model
 from evercurrent.models.loading import ModelLoadError, parse_model
 from evercurrent.models.versions import version_of
 from evercurrent.scores import Scorer as Scores
+from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1 import models_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.models_pb2 import MODEL_ROLE_SHADOW, MODEL_ROLE_STANDBY, ModelControl
@@ -45,7 +45,7 @@ TURN_S, SHORT_TURN_S = 0.005, 0.0005
 PREPARED_S = 30.0
 """A version that was prepared to go live and did not is back in its old role after so long."""
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Versions:
@@ -93,7 +93,7 @@ class Versions:
         await self._learn_shapes()
         await self._load_all(control)
         if control.live != self._version:
-            logger.info("the live version is not this worker's own live=%s own=%s", control.live, self._version)
+            logger.info("the live version is not this worker's own", live=control.live, own=self._version)
         self.control = control
 
     def begin(self) -> Incarnation:
@@ -111,7 +111,7 @@ class Versions:
             try:
                 await self.follow(0)
             except (ModelLoadError, StoreError, Refused) as error:
-                logger.warning("the control object cannot be followed: %s", error)
+                logger.warning("the control object cannot be followed", why=str(error))
 
     async def follow(self, revision: int) -> int:
         """Follow the control object, at this revision or a later one; the revision that is followed.
@@ -171,7 +171,7 @@ class Versions:
             return scorer_of(control.policy, self._models[control.live])
         except ValueError as error:
             if _beside(control):
-                logger.warning("versions are not compared: %s", error)
+                logger.warning("versions are not compared", why=str(error))
             return None, 0.0
 
     @property
@@ -203,7 +203,7 @@ class Versions:
             model = await asyncio.to_thread(self._tried, version, weights, found.class_path)
         self._models[version] = model
         self._shapes[version] = shapes_of(found)
-        logger.info("loaded version=%s class=%s", version, found.class_path)
+        logger.info("loaded", version=version, class_path=found.class_path)
         return model
 
     def _tried(self, version: str, weights: bytes, class_path: str) -> Model:
@@ -231,7 +231,7 @@ class Versions:
             try:
                 await self._load(version)
             except (ModelLoadError, StoreError):
-                logger.exception("a version that does not serve cannot run here version=%s", version)
+                logger.exception("a version that does not serve cannot run here", version=version)
 
     def _apply(self, control: ModelControl) -> None:
         """Have the incarnation run what the control object says, from now on."""
@@ -242,7 +242,7 @@ class Versions:
             if engine.followers.get(control.live) is None:
                 engine.follow(control.live, self._models[control.live], MODEL_ROLE_SHADOW, 1.0, starts_anew=False)
             engine.go_live(control.live)
-            logger.info("live version=%s revision=%d", control.live, control.revision)
+            logger.info("live", version=control.live, revision=control.revision)
         wanted = {plan.version: plan for plan in control.shadows}
         for version in [follower.version for follower in engine.followers]:
             if version != control.standby and version not in wanted:

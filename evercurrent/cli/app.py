@@ -285,6 +285,23 @@ def hot(
     show_hot_users(by, num, address)
 
 
+@app.command()
+def top(
+    interval: Annotated[float, typer.Option(metavar="S", min=0.2, help="Seconds between two looks.")] = 1.0,
+    num_users: Annotated[int, typer.Option("--users", metavar="N", min=0, max=100, help="How many hot users.")] = 5,
+    once: Annotated[bool, typer.Option("--once", help="Look twice, print what was seen, and end.")] = False,
+    address: RouterOption = ROUTER,
+) -> None:
+    """Watch the service: update latency by stage, workers and ring, hot users, and the versions beside the live one.
+
+    Latencies are of the last minute, from the receipt of an observation in this router to its reply's being written.
+    Ctrl-C ends.
+    """
+    from evercurrent.cli.top import show_top
+
+    show_top(address, interval, num_users, once)
+
+
 @models.command("push")
 def models_push(
     version: Annotated[str, typer.Argument(metavar="VERSION", help="Its name from now on: a-z, 0-9, '.', '_', '-'.")],

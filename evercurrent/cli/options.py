@@ -27,8 +27,7 @@ def with_settings(values: type[BaseModel]) -> Callable[[Callable[..., None]], An
     The command takes them as one argument `flags`, by key, None where not given. They are text: the settings check them
     together with those of the other sources.
     """
-    shared = {key for base in values.__mro__[1:] for key in getattr(base, "model_fields", {})}
-    fields = dict(sorted(values.model_fields.items(), key=lambda item: item[0] in shared))
+    fields = dict(sorted(values.model_fields.items(), key=lambda item: item[0] not in values.__annotations__))
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)

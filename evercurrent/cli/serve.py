@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -15,14 +14,15 @@ import uvloop
 from evercurrent.cli.errors import CommandError
 from evercurrent.cli.imports import check_not_shadowed
 from evercurrent.cli.transport import choose_transport
-from evercurrent.settings import RouterSettings, SettingsError, WorkerSettings
+from evercurrent.settings import RouterSettings, ServiceSettings, SettingsError, WorkerSettings
+from evercurrent.telemetry.logs import configure
 
 
 def serve_worker(settings: WorkerSettings, search_path: Path, end_with_stdin: bool) -> None:
     """Serves until SIGTERM or SIGINT."""
     check_not_shadowed()
     choose_transport()
-    ready = _prepare("worker", settings.name, end_with_stdin)
+    ready = _prepare("worker", settings, end_with_stdin)
     from persistence import StoreError, StoreMisconfigured, parse_url
 
     try:
@@ -47,13 +47,13 @@ def serve_router(settings: RouterSettings, end_with_stdin: bool) -> None:
         )
     check_not_shadowed()
     choose_transport()
-    ready = _prepare("router", settings.name, end_with_stdin)
+    ready = _prepare("router", settings, end_with_stdin)
     from router.server import serve
 
     uvloop.run(serve(settings, ready))
 
 
-def _prepare(kind: str, name: str, end_with_stdin: bool) -> Callable[[str], None]:
+def _prepare(kind: str, settings: ServiceSettings, end_with_stdin: bool) -> Callable[[str], None]:
     """Sets up logs and standard output; returns what announces the address.
 
     Standard output carries the ready line and nothing else: what a model prints goes to standard error, for whoever
@@ -61,13 +61,13 @@ def _prepare(kind: str, name: str, end_with_stdin: bool) -> Callable[[str], None
     """
     announced = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {name} %(name)s: %(message)s")
+    configure(settings.log_level, settings.log_format, settings.name)
     if end_with_stdin:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
 
     def ready(address: str) -> None:
         with announced:
-            print("ready", kind, name, address, file=announced)
+            print("ready", kind, settings.name, address, file=announced)
 
     return ready
 

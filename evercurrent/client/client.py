@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from evercurrent.client import channel as channel
 from evercurrent.client.connection import Connection
@@ -14,9 +15,13 @@ from evercurrent.client.options import DEFAULT_PARTS, DEFAULT_RETRY, OnFull, Opt
 from evercurrent.client.requests import Candidate, Outcome
 from evercurrent.client.results import Answer, Ranked, Result, Score, first_value, ranking
 from evercurrent.client.session import Session
+from evercurrent.client.spans import OBSERVE, ProviderSpans
 from evercurrent.client.transport import transport_of
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.session_pb2 import ObserveRequest, PredictRequest
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 WaitFor = Literal["applied", "durable"]
 
@@ -104,9 +109,11 @@ class Client:
                 encoder = await connection.encoder()
                 request.observation.CopyFrom(encoder.observation(ids, features, outcome, time_us, observation_id))
                 request.observation.seq = 1
+                request.observation.traceparent = traceparent
             return Result.of((await connection.transport.observe(request, timeout_s)).result)
 
-        return await connection.retried(call, timeout_s)
+        with self._parts.spans.span(OBSERVE, user_id) as traceparent:
+            return await connection.retried(call, timeout_s)
 
     async def predict(
         self,
@@ -178,6 +185,7 @@ def connect(
     on_full: OnFull = Options.on_full,
     timings: bool = False,
     retry: Retry = DEFAULT_RETRY,
+    tracer_provider: TracerProvider | None = None,
     parts: Parts = DEFAULT_PARTS,
 ) -> Client:
     """A client of the service whose routers listen at these addresses; nothing is connected before `async with`.
@@ -188,9 +196,14 @@ def connect(
     With `mode="direct"` the client talks to the workers itself and no router is on the way: `addresses` are routers, to
     be asked who the workers are, or the workers, "name=host:port". It needs the extra `evercurrent[direct]`.
 
+    With a `tracer_provider` (OpenTelemetry's: `trace.get_tracer_provider()`) each observation is a span, and the spans
+    of the service belong to its trace.
+
     Raises:
         InvalidRequest: an address or option that cannot be.
     """
+    if tracer_provider is not None:
+        parts = replace(parts, spans=ProviderSpans(tracer_provider))
     options = Options(
         namespace=namespace,
         model=model,

@@ -39,6 +39,7 @@ from evercurrent.client.frames import FrameEvents, Row, frame_events_max, rows_o
 from evercurrent.client.producer import WENT_AWAY, Producer
 from evercurrent.client.requests import Candidate, Outcome
 from evercurrent.client.results import Answer, Ranked, Result, Score, first_value, ranking
+from evercurrent.client.spans import OBSERVE_MANY
 from evercurrent.client.transport import Stream, StreamEnded
 from evercurrent.errors import EvercurrentError
 from evercurrent.v1 import observation_pb2 as pb
@@ -183,12 +184,14 @@ class Exchange(Producer):
         messages = [self._message(event) for event in events]
         timeout = self._options.timeout_s if timeout_s is None else timeout_s
         entered: list[asyncio.Future[Result]] = []
-        async with self._within(timeout, lambda: self._unanswered_many(timeout, [one for _, one in messages])):
-            async with self._entering():
-                for user_id, message in messages:
-                    size = message.ByteSize()
-                    entered.append(await self._enter(size, partial(self._observe, user_id, message, size)))
-            return await asyncio.gather(*entered)
+        with self._connection.parts.spans.span(OBSERVE_MANY, "") as traceparent:
+            async with self._within(timeout, lambda: self._unanswered_many(timeout, [one for _, one in messages])):
+                async with self._entering():
+                    for user_id, message in messages:
+                        message.traceparent = traceparent
+                        size = message.ByteSize()
+                        entered.append(await self._enter(size, partial(self._observe, user_id, message, size)))
+                return await asyncio.gather(*entered)
 
     async def predict(
         self,

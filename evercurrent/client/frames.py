@@ -42,6 +42,7 @@ class FrameEvents:
         self._choices: list[int] = []
         self._times_us: list[int] = []
         self._kinds = bytearray()
+        self._traceparents: list[str] = []
 
     def __len__(self) -> int:
         return len(self._tags)
@@ -49,6 +50,9 @@ class FrameEvents:
     def add(self, tag: int, message: Message) -> None:
         """Append a message of the session with this tag; a query is one event a candidate."""
         if isinstance(message, pb.Observation):
+            if message.traceparent:
+                self._traceparents += [""] * (len(self._tags) - len(self._traceparents))
+                self._traceparents.append(message.traceparent)
             which = message.WhichOneof("outcome")
             kind = EVENT_KIND_OBSERVATION if which else EVENT_KIND_NO_OUTCOME
             outcome = list(message.vector.values) if which == "vector" else [message.value] if which else []
@@ -65,6 +69,7 @@ class FrameEvents:
 
     def columns(self) -> EventColumns:
         """All of them as a message."""
+        missing = len(self._tags) - len(self._traceparents) if self._traceparents else 0
         return EventColumns(
             tags=self._tags,
             seqs=self._seqs,
@@ -75,6 +80,7 @@ class FrameEvents:
             vectors=self._outcomes if self._is_vector else [],
             kinds=bytes(self._kinds),
             event_times_us=self._times_us,
+            traceparents=[*self._traceparents, *[""] * missing],
         )
 
     def _append(

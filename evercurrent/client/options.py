@@ -12,6 +12,7 @@ from typing import Literal
 from ulid import ULID
 
 from evercurrent.client.errors import InvalidRequest
+from evercurrent.client.spans import NoSpans, Spans
 
 OnFull = Literal["give_up", "block"]
 
@@ -90,6 +91,7 @@ class Parts:
     now_us: Callable[[], int] = lambda: time.time_ns() // 1000
     chance: Callable[[], float] = random.random
     new_session_id: Callable[[], str] = lambda: str(ULID())
+    spans: Spans = NoSpans()  # noqa: RUF009  It has no state.
 
 
 DEFAULT_PARTS = Parts()

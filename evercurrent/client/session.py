@@ -16,6 +16,7 @@ from evercurrent.client.options import session_id_of
 from evercurrent.client.producer import WENT_AWAY, Producer
 from evercurrent.client.requests import Candidate, Outcome
 from evercurrent.client.results import Answer, Ranked, Rejection, Result, Score, first_value, ranking
+from evercurrent.client.spans import OBSERVE
 from evercurrent.client.transport import Stream, StreamEnded
 from evercurrent.errors import EvercurrentError
 from evercurrent.v1 import observation_pb2 as pb
@@ -90,14 +91,16 @@ class Session(Producer):
             DeadlineExceeded: no answer in time; see `may_be_applied`.
         """
         message = self._checked().observation(ids, features, outcome, self._time_us(event_time_us), observation_id)
-        size = message.ByteSize()
-        timeout = self._options.timeout_s if timeout_s is None else timeout_s
-        return await self._answer(
-            size,
-            lambda: self._calls.expect_result(self._feed.observe(message, size)),
-            timeout,
-            lambda: self._unanswered(timeout, message.seq),
-        )
+        with self._connection.parts.spans.span(OBSERVE, self.user_id) as traceparent:
+            message.traceparent = traceparent
+            size = message.ByteSize()
+            timeout = self._options.timeout_s if timeout_s is None else timeout_s
+            return await self._answer(
+                size,
+                lambda: self._calls.expect_result(self._feed.observe(message, size)),
+                timeout,
+                lambda: self._unanswered(timeout, message.seq),
+            )
 
     async def predict(
         self,

@@ -7,7 +7,6 @@ that the routers send elsewhere.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Sequence
 
 from pydantic import ValidationError
@@ -17,6 +16,7 @@ from evercurrent.client.errors import InvalidRequest
 from evercurrent.client.options import Options
 from evercurrent.client.transport import CallFailed
 from evercurrent.settings import Member, RouterSettings
+from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1 import admin_pb2
 from router.membership import Listed, Listing
 
@@ -25,7 +25,7 @@ FIRST_PAUSE_S = 0.1
 PAUSE_S_MAX = 1.0
 """Below the time for which a worker keeps a slot that it has just claimed: a ring that turned is known before."""
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def members_of(addresses: Sequence[str]) -> tuple[Member, ...]:
@@ -101,5 +101,5 @@ class RouterSource:
 
     def _note(self, trouble: str) -> None:
         if trouble and trouble != self.trouble:
-            logger.warning("workers not listed why=%s", trouble)
+            logger.warning("workers not listed", why=trouble)
         self.trouble = trouble

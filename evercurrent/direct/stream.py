@@ -7,7 +7,6 @@ Messages go through as bytes, for that code takes them so; the client's end alon
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic, NoReturn, TypeVar
 
@@ -19,13 +18,14 @@ from evercurrent.client.channel import ending_of
 from evercurrent.client.errors import Ending
 from evercurrent.client.transport import StreamEnded
 from evercurrent.direct.pipe import Pipe
+from evercurrent.telemetry.logs import get_logger
 
 Q_contra = TypeVar("Q_contra", bound=Message, contravariant=True)
 R_co = TypeVar("R_co", bound=Message, covariant=True)
 
 CANCELLED = Ending(grpc.StatusCode.CANCELLED, "the stream was left")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class _Aborted(Exception):

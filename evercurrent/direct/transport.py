@@ -38,6 +38,7 @@ from router.discovery import StaticSource
 from router.exchange_stream import serve_exchange
 from router.routing import Routing, bounds_of
 from router.session_stream import serve_session
+from router.traces import Traces
 from router.unary import Turns, observe, predict
 
 Q = TypeVar("Q", bound=Message)
@@ -129,7 +130,10 @@ class DirectTransport:
 
     def _made(self, lost: Callable[[], None] | None = None) -> Routing:
         settings = self._settings
-        return Routing(self._source, settings.name, bounds_of(settings), settings.link_silence_ms / 1000, lost)
+        routing = Routing(self._source, settings.name, bounds_of(settings), settings.link_silence_ms / 1000, lost)
+        # The client's own spans are those of this hop: workers go on with them.
+        routing.core.traces = Traces(None, routing.core.clock_us, routing.core.user_of)
+        return routing
 
     async def _live(self) -> None:
         async with self._tasks:

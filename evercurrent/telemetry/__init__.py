@@ -1,5 +1,5 @@
 """Measuring the service while it runs."""
 
-from evercurrent.telemetry.latency import LatencyWindow, Summary
+from evercurrent.telemetry.latency import Distribution, LatencyWindow, Summary
 
-__all__ = ["LatencyWindow", "Summary"]
+__all__ = ["Distribution", "LatencyWindow", "Summary"]

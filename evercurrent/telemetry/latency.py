@@ -1,4 +1,4 @@
-"""Live percentiles over the last minute, recorded a batch at a time.
+"""Live percentiles over the last minute, and all that ever was by bucket, recorded a batch at a time.
 
 A log-linear histogram (after Gil Tene's HdrHistogram: 32 linear steps to each power of two, so an error of at most
 3%) whose `record` takes an array: the libraries of this kind take one value a call, which at 100,000 updates a second
@@ -17,6 +17,9 @@ POWERS = 32
 SLICE_S = 10.0
 NUM_SLICES = 6
 
+BOUNDS_US = (*(step << power for power in range(5, 23) for step in (2, 3)), 1 << 24)
+"""Where `LatencyWindow.distribution` parts the values: edges of the histogram's own buckets."""
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -29,6 +32,15 @@ class Summary:
     max_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """How many values lay below each of BOUNDS_US and not below the one before, and how many above all; and their sum
+    in seconds."""
+
+    counts: tuple[int, ...]
+    sum_s: float
+
+
 class LatencyWindow:
     """Microseconds recorded over the last NUM_SLICES × SLICE_S seconds."""
 
@@ -36,6 +48,8 @@ class LatencyWindow:
         self._counts = np.zeros((NUM_SLICES, STEPS * POWERS), np.int64)
         self._maxima = np.zeros(NUM_SLICES, np.int64)
         self._slices = np.full(NUM_SLICES, -1, np.int64)
+        self._gone = np.zeros(STEPS * POWERS, np.int64)
+        self._sum_us = 0
 
     def record(self, values_us: ArrayLike, now_s: float) -> None:
         """Count values (microseconds, below 2**36; negative counts as 0). `now_s` never goes back."""
@@ -45,6 +59,13 @@ class LatencyWindow:
         index = self._current(now_s)
         self._counts[index] += np.bincount(_buckets(values), minlength=STEPS * POWERS)
         self._maxima[index] = max(self._maxima[index], values.max())
+        self._sum_us += int(values.sum())
+
+    def distribution(self) -> Distribution:
+        """Of all values since the beginning."""
+        below = np.cumsum(self._gone + self._counts.sum(axis=0))
+        edges = below[_buckets(np.array(BOUNDS_US)) - 1]
+        return Distribution(tuple(np.diff(edges, prepend=0, append=below[-1]).tolist()), self._sum_us / 1e6)
 
     def summary(self, now_s: float) -> Summary:
         """What the window holds now."""
@@ -67,6 +88,7 @@ class LatencyWindow:
         index = number % NUM_SLICES
         if self._slices[index] != number:
             self._slices[index] = number
+            self._gone += self._counts[index]
             self._counts[index] = 0
             self._maxima[index] = 0
         return index

@@ -66,7 +66,7 @@ class GetRingResponse(_message.Message):
     def __init__(self, digest: _Optional[str] = ..., num_slots: _Optional[int] = ..., members: _Optional[_Iterable[_Union[RingMember, _Mapping]]] = ..., slots: _Optional[_Iterable[int]] = ..., user_slot: _Optional[int] = ..., user_worker: _Optional[str] = ...) -> None: ...
 
 class WorkerInfo(_message.Message):
-    __slots__ = ("name", "address", "state", "incarnation", "open_sessions", "in_flight_events", "updates", "residents", "updates_at_risk", "owned_slots", "segments", "events_dropped", "on_ring")
+    __slots__ = ("name", "address", "state", "incarnation", "open_sessions", "in_flight_events", "updates", "residents", "updates_at_risk", "owned_slots", "segments", "events_dropped", "on_ring", "journal_lag_ms")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +80,7 @@ class WorkerInfo(_message.Message):
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_DROPPED_FIELD_NUMBER: _ClassVar[int]
     ON_RING_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_LAG_MS_FIELD_NUMBER: _ClassVar[int]
     name: str
     address: str
     state: WorkerState
@@ -93,7 +94,8 @@ class WorkerInfo(_message.Message):
     segments: int
     events_dropped: int
     on_ring: bool
-    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[WorkerState, str]] = ..., incarnation: _Optional[str] = ..., open_sessions: _Optional[int] = ..., in_flight_events: _Optional[int] = ..., updates: _Optional[int] = ..., residents: _Optional[int] = ..., updates_at_risk: _Optional[int] = ..., owned_slots: _Optional[int] = ..., segments: _Optional[int] = ..., events_dropped: _Optional[int] = ..., on_ring: _Optional[bool] = ...) -> None: ...
+    journal_lag_ms: float
+    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[WorkerState, str]] = ..., incarnation: _Optional[str] = ..., open_sessions: _Optional[int] = ..., in_flight_events: _Optional[int] = ..., updates: _Optional[int] = ..., residents: _Optional[int] = ..., updates_at_risk: _Optional[int] = ..., owned_slots: _Optional[int] = ..., segments: _Optional[int] = ..., events_dropped: _Optional[int] = ..., on_ring: _Optional[bool] = ..., journal_lag_ms: _Optional[float] = ...) -> None: ...
 
 class RouterInfo(_message.Message):
     __slots__ = ("name", "sessions", "moving_sessions", "moved_sessions", "replay_events", "replay_bytes", "replay_dropped", "replayed")

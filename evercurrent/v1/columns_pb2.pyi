@@ -26,7 +26,7 @@ EVENT_KIND_REFUSED: EventKind
 EVENT_KIND_CLOSE: EventKind
 
 class EventColumns(_message.Message):
-    __slots__ = ("tags", "seqs", "ids", "features", "values", "choices", "vectors", "kinds", "event_times_us", "timeouts_us")
+    __slots__ = ("tags", "seqs", "ids", "features", "values", "choices", "vectors", "kinds", "event_times_us", "timeouts_us", "traceparents")
     TAGS_FIELD_NUMBER: _ClassVar[int]
     SEQS_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +37,7 @@ class EventColumns(_message.Message):
     KINDS_FIELD_NUMBER: _ClassVar[int]
     EVENT_TIMES_US_FIELD_NUMBER: _ClassVar[int]
     TIMEOUTS_US_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENTS_FIELD_NUMBER: _ClassVar[int]
     tags: _containers.RepeatedScalarFieldContainer[int]
     seqs: _containers.RepeatedScalarFieldContainer[int]
     ids: _containers.RepeatedScalarFieldContainer[int]
@@ -47,7 +48,8 @@ class EventColumns(_message.Message):
     kinds: bytes
     event_times_us: _containers.RepeatedScalarFieldContainer[int]
     timeouts_us: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, tags: _Optional[_Iterable[int]] = ..., seqs: _Optional[_Iterable[int]] = ..., ids: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[float]] = ..., values: _Optional[_Iterable[float]] = ..., choices: _Optional[_Iterable[int]] = ..., vectors: _Optional[_Iterable[float]] = ..., kinds: _Optional[bytes] = ..., event_times_us: _Optional[_Iterable[int]] = ..., timeouts_us: _Optional[_Iterable[int]] = ...) -> None: ...
+    traceparents: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tags: _Optional[_Iterable[int]] = ..., seqs: _Optional[_Iterable[int]] = ..., ids: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[float]] = ..., values: _Optional[_Iterable[float]] = ..., choices: _Optional[_Iterable[int]] = ..., vectors: _Optional[_Iterable[float]] = ..., kinds: _Optional[bytes] = ..., event_times_us: _Optional[_Iterable[int]] = ..., timeouts_us: _Optional[_Iterable[int]] = ..., traceparents: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class IndexedRejection(_message.Message):
     __slots__ = ("index", "rejection")

@@ -113,7 +113,7 @@ class Vector(_message.Message):
     def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Observation(_message.Message):
-    __slots__ = ("seq", "ids", "features", "value", "choice", "vector", "event_time_us", "observation_id", "timeout_ms")
+    __slots__ = ("seq", "ids", "features", "value", "choice", "vector", "event_time_us", "observation_id", "timeout_ms", "traceparent")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +123,7 @@ class Observation(_message.Message):
     EVENT_TIME_US_FIELD_NUMBER: _ClassVar[int]
     OBSERVATION_ID_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     seq: int
     ids: _containers.RepeatedScalarFieldContainer[int]
     features: _containers.RepeatedScalarFieldContainer[float]
@@ -132,7 +133,8 @@ class Observation(_message.Message):
     event_time_us: int
     observation_id: str
     timeout_ms: int
-    def __init__(self, seq: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[float]] = ..., value: _Optional[float] = ..., choice: _Optional[int] = ..., vector: _Optional[_Union[Vector, _Mapping]] = ..., event_time_us: _Optional[int] = ..., observation_id: _Optional[str] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, seq: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[float]] = ..., value: _Optional[float] = ..., choice: _Optional[int] = ..., vector: _Optional[_Union[Vector, _Mapping]] = ..., event_time_us: _Optional[int] = ..., observation_id: _Optional[str] = ..., timeout_ms: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Candidate(_message.Message):
     __slots__ = ("ids", "features")

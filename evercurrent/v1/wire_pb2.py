@@ -27,7 +27,7 @@ from evercurrent.v1 import observation_pb2 as evercurrent_dot_v1_dot_observation
 from evercurrent.v1 import session_pb2 as evercurrent_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65vercurrent/v1/wire.proto\x12\x0e\x65vercurrent.v1\x1a\x1c\x65vercurrent/v1/columns.proto\x1a evercurrent/v1/observation.proto\x1a\x1c\x65vercurrent/v1/session.proto\"\xbb\x01\n\x10WireEventColumns\x12\x0c\n\x04tags\x18\x01 \x01(\x0c\x12\x0c\n\x04seqs\x18\x02 \x01(\x0c\x12\x0b\n\x03ids\x18\x03 \x01(\x0c\x12\x10\n\x08\x66\x65\x61tures\x18\x04 \x01(\x0c\x12\x0e\n\x06values\x18\x05 \x01(\x0c\x12\x0f\n\x07\x63hoices\x18\x06 \x01(\x0c\x12\x0f\n\x07vectors\x18\x07 \x01(\x0c\x12\r\n\x05kinds\x18\x08 \x01(\x0c\x12\x16\n\x0e\x65vent_times_us\x18\t \x01(\x0c\x12\x13\n\x0btimeouts_us\x18\n \x01(\x0c\"\x80\x03\n\x11WireResultColumns\x12\x0c\n\x04tags\x18\x01 \x01(\x0c\x12\x0c\n\x04seqs\x18\x02 \x01(\x0c\x12\x10\n\x08statuses\x18\x03 \x01(\x0c\x12\r\n\x05kinds\x18\x04 \x01(\x0c\x12\x10\n\x08versions\x18\x05 \x01(\x0c\x12\x14\n\x0c\x61pplied_seqs\x18\x06 \x01(\x0c\x12\x14\n\x0c\x64urable_seqs\x18\x07 \x01(\x0c\x12\x13\n\x0bpredictions\x18\x08 \x01(\x0c\x12\x0e\n\x06losses\x18\t \x01(\x0c\x12\x34\n\nrejections\x18\n \x03(\x0b\x32 .evercurrent.v1.IndexedRejection\x12\x10\n\x08queue_us\x18\x0b \x01(\x0c\x12\x0f\n\x07step_us\x18\x0c \x01(\x0c\x12\x12\n\nhydrate_us\x18\r \x01(\x0c\x12\x10\n\x08total_us\x18\x0e \x01(\x0c\x12\x0c\n\x04lost\x18\x0f \x01(\x0c\x12\x0f\n\x07\x61t_risk\x18\x10 \x01(\x0c\x12\x16\n\x0emodel_versions\x18\x11 \x03(\t\x12\x15\n\rmodel_indices\x18\x12 \x01(\x0c\"}\n\x11WireExchangeFrame\x12&\n\x05opens\x18\x01 \x03(\x0b\x32\x17.evercurrent.v1.TagOpen\x12\x30\n\x06\x65vents\x18\x02 \x01(\x0b\x32 .evercurrent.v1.WireEventColumns\x12\x0e\n\x06\x63loses\x18\x03 \x03(\r\"s\n\x13WireExchangeResults\x12(\n\x05opens\x18\x01 \x03(\x0b\x32\x19.evercurrent.v1.TagOpened\x12\x32\n\x07results\x18\x02 \x01(\x0b\x32!.evercurrent.v1.WireResultColumns\"\x82\x01\n\x13WireExchangeRequest\x12,\n\x04open\x18\x01 \x01(\x0b\x32\x1c.evercurrent.v1.ExchangeOpenH\x00\x12\x32\n\x05\x66rame\x18\x02 \x01(\x0b\x32!.evercurrent.v1.WireExchangeFrameH\x00\x42\t\n\x07request\"\xe4\x01\n\x14WireExchangeResponse\x12\x30\n\x06opened\x18\x01 \x01(\x0b\x32\x1e.evercurrent.v1.ExchangeOpenedH\x00\x12\x34\n\x05\x66rame\x18\x02 \x01(\x0b\x32#.evercurrent.v1.WireExchangeResultsH\x00\x12-\n\x08rejected\x18\x03 \x01(\x0b\x32\x19.evercurrent.v1.RejectionH\x00\x12)\n\x07go_away\x18\x04 \x01(\x0b\x32\x16.evercurrent.v1.GoAwayH\x00\x42\n\n\x08responseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65vercurrent/v1/wire.proto\x12\x0e\x65vercurrent.v1\x1a\x1c\x65vercurrent/v1/columns.proto\x1a evercurrent/v1/observation.proto\x1a\x1c\x65vercurrent/v1/session.proto\"\xd1\x01\n\x10WireEventColumns\x12\x0c\n\x04tags\x18\x01 \x01(\x0c\x12\x0c\n\x04seqs\x18\x02 \x01(\x0c\x12\x0b\n\x03ids\x18\x03 \x01(\x0c\x12\x10\n\x08\x66\x65\x61tures\x18\x04 \x01(\x0c\x12\x0e\n\x06values\x18\x05 \x01(\x0c\x12\x0f\n\x07\x63hoices\x18\x06 \x01(\x0c\x12\x0f\n\x07vectors\x18\x07 \x01(\x0c\x12\r\n\x05kinds\x18\x08 \x01(\x0c\x12\x16\n\x0e\x65vent_times_us\x18\t \x01(\x0c\x12\x13\n\x0btimeouts_us\x18\n \x01(\x0c\x12\x14\n\x0ctraceparents\x18\x0b \x03(\t\"\x80\x03\n\x11WireResultColumns\x12\x0c\n\x04tags\x18\x01 \x01(\x0c\x12\x0c\n\x04seqs\x18\x02 \x01(\x0c\x12\x10\n\x08statuses\x18\x03 \x01(\x0c\x12\r\n\x05kinds\x18\x04 \x01(\x0c\x12\x10\n\x08versions\x18\x05 \x01(\x0c\x12\x14\n\x0c\x61pplied_seqs\x18\x06 \x01(\x0c\x12\x14\n\x0c\x64urable_seqs\x18\x07 \x01(\x0c\x12\x13\n\x0bpredictions\x18\x08 \x01(\x0c\x12\x0e\n\x06losses\x18\t \x01(\x0c\x12\x34\n\nrejections\x18\n \x03(\x0b\x32 .evercurrent.v1.IndexedRejection\x12\x10\n\x08queue_us\x18\x0b \x01(\x0c\x12\x0f\n\x07step_us\x18\x0c \x01(\x0c\x12\x12\n\nhydrate_us\x18\r \x01(\x0c\x12\x10\n\x08total_us\x18\x0e \x01(\x0c\x12\x0c\n\x04lost\x18\x0f \x01(\x0c\x12\x0f\n\x07\x61t_risk\x18\x10 \x01(\x0c\x12\x16\n\x0emodel_versions\x18\x11 \x03(\t\x12\x15\n\rmodel_indices\x18\x12 \x01(\x0c\"}\n\x11WireExchangeFrame\x12&\n\x05opens\x18\x01 \x03(\x0b\x32\x17.evercurrent.v1.TagOpen\x12\x30\n\x06\x65vents\x18\x02 \x01(\x0b\x32 .evercurrent.v1.WireEventColumns\x12\x0e\n\x06\x63loses\x18\x03 \x03(\r\"s\n\x13WireExchangeResults\x12(\n\x05opens\x18\x01 \x03(\x0b\x32\x19.evercurrent.v1.TagOpened\x12\x32\n\x07results\x18\x02 \x01(\x0b\x32!.evercurrent.v1.WireResultColumns\"\x82\x01\n\x13WireExchangeRequest\x12,\n\x04open\x18\x01 \x01(\x0b\x32\x1c.evercurrent.v1.ExchangeOpenH\x00\x12\x32\n\x05\x66rame\x18\x02 \x01(\x0b\x32!.evercurrent.v1.WireExchangeFrameH\x00\x42\t\n\x07request\"\xe4\x01\n\x14WireExchangeResponse\x12\x30\n\x06opened\x18\x01 \x01(\x0b\x32\x1e.evercurrent.v1.ExchangeOpenedH\x00\x12\x34\n\x05\x66rame\x18\x02 \x01(\x0b\x32#.evercurrent.v1.WireExchangeResultsH\x00\x12-\n\x08rejected\x18\x03 \x01(\x0b\x32\x19.evercurrent.v1.RejectionH\x00\x12)\n\x07go_away\x18\x04 \x01(\x0b\x32\x16.evercurrent.v1.GoAwayH\x00\x42\n\n\x08responseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,15 +35,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'evercurrent.v1.wire_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WIREEVENTCOLUMNS']._serialized_start=140
-  _globals['_WIREEVENTCOLUMNS']._serialized_end=327
-  _globals['_WIRERESULTCOLUMNS']._serialized_start=330
-  _globals['_WIRERESULTCOLUMNS']._serialized_end=714
-  _globals['_WIREEXCHANGEFRAME']._serialized_start=716
-  _globals['_WIREEXCHANGEFRAME']._serialized_end=841
-  _globals['_WIREEXCHANGERESULTS']._serialized_start=843
-  _globals['_WIREEXCHANGERESULTS']._serialized_end=958
-  _globals['_WIREEXCHANGEREQUEST']._serialized_start=961
-  _globals['_WIREEXCHANGEREQUEST']._serialized_end=1091
-  _globals['_WIREEXCHANGERESPONSE']._serialized_start=1094
-  _globals['_WIREEXCHANGERESPONSE']._serialized_end=1322
+  _globals['_WIREEVENTCOLUMNS']._serialized_end=349
+  _globals['_WIRERESULTCOLUMNS']._serialized_start=352
+  _globals['_WIRERESULTCOLUMNS']._serialized_end=736
+  _globals['_WIREEXCHANGEFRAME']._serialized_start=738
+  _globals['_WIREEXCHANGEFRAME']._serialized_end=863
+  _globals['_WIREEXCHANGERESULTS']._serialized_start=865
+  _globals['_WIREEXCHANGERESULTS']._serialized_end=980
+  _globals['_WIREEXCHANGEREQUEST']._serialized_start=983
+  _globals['_WIREEXCHANGEREQUEST']._serialized_end=1113
+  _globals['_WIREEXCHANGERESPONSE']._serialized_start=1116
+  _globals['_WIREEXCHANGERESPONSE']._serialized_end=1344
 # @@protoc_insertion_point(module_scope)

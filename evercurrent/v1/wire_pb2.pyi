@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WireEventColumns(_message.Message):
-    __slots__ = ("tags", "seqs", "ids", "features", "values", "choices", "vectors", "kinds", "event_times_us", "timeouts_us")
+    __slots__ = ("tags", "seqs", "ids", "features", "values", "choices", "vectors", "kinds", "event_times_us", "timeouts_us", "traceparents")
     TAGS_FIELD_NUMBER: _ClassVar[int]
     SEQS_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,7 @@ class WireEventColumns(_message.Message):
     KINDS_FIELD_NUMBER: _ClassVar[int]
     EVENT_TIMES_US_FIELD_NUMBER: _ClassVar[int]
     TIMEOUTS_US_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENTS_FIELD_NUMBER: _ClassVar[int]
     tags: bytes
     seqs: bytes
     ids: bytes
@@ -31,7 +32,8 @@ class WireEventColumns(_message.Message):
     kinds: bytes
     event_times_us: bytes
     timeouts_us: bytes
-    def __init__(self, tags: _Optional[bytes] = ..., seqs: _Optional[bytes] = ..., ids: _Optional[bytes] = ..., features: _Optional[bytes] = ..., values: _Optional[bytes] = ..., choices: _Optional[bytes] = ..., vectors: _Optional[bytes] = ..., kinds: _Optional[bytes] = ..., event_times_us: _Optional[bytes] = ..., timeouts_us: _Optional[bytes] = ...) -> None: ...
+    traceparents: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tags: _Optional[bytes] = ..., seqs: _Optional[bytes] = ..., ids: _Optional[bytes] = ..., features: _Optional[bytes] = ..., values: _Optional[bytes] = ..., choices: _Optional[bytes] = ..., vectors: _Optional[bytes] = ..., kinds: _Optional[bytes] = ..., event_times_us: _Optional[bytes] = ..., timeouts_us: _Optional[bytes] = ..., traceparents: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WireResultColumns(_message.Message):
     __slots__ = ("tags", "seqs", "statuses", "kinds", "versions", "applied_seqs", "durable_seqs", "predictions", "losses", "rejections", "queue_us", "step_us", "hydrate_us", "total_us", "lost", "at_risk", "model_versions", "model_indices")

@@ -72,16 +72,26 @@ class LinkTagOpened(_message.Message):
     def __init__(self, tag: _Optional[int] = ..., applied_seq: _Optional[int] = ..., durable_seq: _Optional[int] = ..., version: _Optional[int] = ..., rejection: _Optional[_Union[_observation_pb2.Rejection, _Mapping]] = ...) -> None: ...
 
 class LinkFrame(_message.Message):
-    __slots__ = ("opens", "events", "refusals", "slots")
+    __slots__ = ("opens", "events", "refusals", "slots", "traces")
     OPENS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     REFUSALS_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
+    TRACES_FIELD_NUMBER: _ClassVar[int]
     opens: _containers.RepeatedCompositeFieldContainer[LinkTagOpen]
     events: bytes
     refusals: _containers.RepeatedCompositeFieldContainer[_columns_pb2.IndexedRejection]
     slots: LinkSlots
-    def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpen, _Mapping]]] = ..., events: _Optional[bytes] = ..., refusals: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ..., slots: _Optional[_Union[LinkSlots, _Mapping]] = ...) -> None: ...
+    traces: _containers.RepeatedCompositeFieldContainer[LinkTrace]
+    def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpen, _Mapping]]] = ..., events: _Optional[bytes] = ..., refusals: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ..., slots: _Optional[_Union[LinkSlots, _Mapping]] = ..., traces: _Optional[_Iterable[_Union[LinkTrace, _Mapping]]] = ...) -> None: ...
+
+class LinkTrace(_message.Message):
+    __slots__ = ("index", "context")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    context: bytes
+    def __init__(self, index: _Optional[int] = ..., context: _Optional[bytes] = ...) -> None: ...
 
 class LinkSlots(_message.Message):
     __slots__ = ("slots",)
@@ -108,7 +118,7 @@ class LinkResults(_message.Message):
     def __init__(self, opens: _Optional[_Iterable[_Union[LinkTagOpened, _Mapping]]] = ..., results: _Optional[bytes] = ..., rejections: _Optional[_Iterable[_Union[_columns_pb2.IndexedRejection, _Mapping]]] = ..., watermarks: _Optional[bytes] = ..., ended: _Optional[_Iterable[_Union[LinkTagEnded, _Mapping]]] = ..., status: _Optional[_Union[WorkerStatus, _Mapping]] = ..., models: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("residents", "updates_at_risk", "owned_slots", "segments", "events_dropped", "draining", "control_revision", "live", "quarantined")
+    __slots__ = ("residents", "updates_at_risk", "owned_slots", "segments", "events_dropped", "draining", "control_revision", "live", "quarantined", "journal_lag_us")
     RESIDENTS_FIELD_NUMBER: _ClassVar[int]
     UPDATES_AT_RISK_FIELD_NUMBER: _ClassVar[int]
     OWNED_SLOTS_FIELD_NUMBER: _ClassVar[int]
@@ -118,6 +128,7 @@ class WorkerStatus(_message.Message):
     CONTROL_REVISION_FIELD_NUMBER: _ClassVar[int]
     LIVE_FIELD_NUMBER: _ClassVar[int]
     QUARANTINED_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_LAG_US_FIELD_NUMBER: _ClassVar[int]
     residents: int
     updates_at_risk: int
     owned_slots: int
@@ -127,7 +138,8 @@ class WorkerStatus(_message.Message):
     control_revision: int
     live: str
     quarantined: int
-    def __init__(self, residents: _Optional[int] = ..., updates_at_risk: _Optional[int] = ..., owned_slots: _Optional[int] = ..., segments: _Optional[int] = ..., events_dropped: _Optional[int] = ..., draining: _Optional[bool] = ..., control_revision: _Optional[int] = ..., live: _Optional[str] = ..., quarantined: _Optional[int] = ...) -> None: ...
+    journal_lag_us: int
+    def __init__(self, residents: _Optional[int] = ..., updates_at_risk: _Optional[int] = ..., owned_slots: _Optional[int] = ..., segments: _Optional[int] = ..., events_dropped: _Optional[int] = ..., draining: _Optional[bool] = ..., control_revision: _Optional[int] = ..., live: _Optional[str] = ..., quarantined: _Optional[int] = ..., journal_lag_us: _Optional[int] = ...) -> None: ...
 
 class LinkTagEnded(_message.Message):
     __slots__ = ("tag", "rejection")

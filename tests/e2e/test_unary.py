@@ -217,7 +217,7 @@ async def test_admin_says_what_there_is(service: Service) -> None:
     workers = (await service.admin.ListWorkers(admin_pb2.ListWorkersRequest())).workers
     assert {worker.name: worker.updates for worker in workers}[ring.user_worker] == 1
     stages = {stage.stage: stage for stage in (await service.admin.GetLatency(admin_pb2.GetLatencyRequest())).stages}
-    assert list(stages) == ["total", "route", "queue", "step"]
+    assert list(stages) == ["total", "route", "queue", "hydrate", "step", "reply"]
     assert stages["total"].count == 1
     assert 0 < stages["step"].p50_ms <= stages["total"].max_ms
 
