@@ -50,7 +50,7 @@ def config_schema() -> dict[str, Any]:
             role: {
                 "type": "object",
                 "additionalProperties": False,
-                "properties": {key: _of(key, values) for key in values.model_fields},
+                "properties": {key: _of(key, values) for key in sorted(values.model_fields)},
             }
             for role, values in ROLES.items()
         },
