@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import socket
 import subprocess
 import sys
@@ -13,15 +12,12 @@ from pathlib import Path
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from tests.certificates import CA, CERTIFICATE, KEY, write_pki
 
 CLI = [sys.executable, "-P", "-m", "evercurrent.cli", "health"]
 NAME = "router.example"
-CERTIFICATE, KEY, CA = "tls.crt", "tls.key", "ca.crt"
 
 
 def ask(address: str, *options: object) -> subprocess.CompletedProcess[str]:
@@ -52,31 +48,7 @@ def serving(
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a TLS Secret is mounted: a certificate of NAME, its key, and the CA that signed it."""
-    folder = tmp_path_factory.mktemp("pki")
-    now = datetime.datetime.now(datetime.UTC)
-
-    def signed(subject: str, issuer: str, key: ec.EllipticCurvePrivateKey, by: ec.EllipticCurvePrivateKey) -> bytes:
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
-            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(minutes=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(subject)]), critical=False)
-            .add_extension(x509.BasicConstraints(ca=subject == issuer, path_length=None), critical=True)
-        )
-        return builder.sign(by, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-    authority, own = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    (folder / CA).write_bytes(signed("ca.example", "ca.example", authority, authority))
-    (folder / CERTIFICATE).write_bytes(signed(NAME, "ca.example", own, authority))
-    no_password = serialization.NoEncryption()
-    pem, format_ = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    (folder / KEY).write_bytes(own.private_bytes(pem, format_, no_password))
-    return folder
+    return write_pki(tmp_path_factory.mktemp("pki"), NAME)
 
 
 @pytest.fixture
