@@ -15,7 +15,7 @@ from typing import Any
 from evercurrent.settings import RouterSettings, ServiceSettings, WorkerSettings
 
 SCHEMA = Path(__file__).resolve().parent.parent / "helm" / "evercurrent" / "values.schema.json"
-ROLES: dict[str, type[ServiceSettings]] = {"router": RouterSettings, "worker": WorkerSettings}
+ROLES: dict[str, type[RouterSettings] | type[WorkerSettings]] = {"router": RouterSettings, "worker": WorkerSettings}
 SET_BY_THE_CHART = frozenset(
     {
         "name",

@@ -38,7 +38,7 @@ TLS: Values = {
 }
 EMBEDDED: Values = {"security": {"insecure": True}, "embedded": {"enabled": True}, "worker": {"replicas": 1}}
 
-POD: Values = {
+POD: dict[str, Any] = {
     "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/one"}},
     "podAnnotations": {"note": "one"},
     "podLabels": {"azure.workload.identity/use": "true"},

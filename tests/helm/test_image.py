@@ -25,7 +25,7 @@ import grpc
 import pytest
 from packaging.version import Version
 
-from evercurrent.v1 import observation_pb2, session_pb2, session_pb2_grpc
+from evercurrent.v1 import observation_pb2, session_pb2
 from tests.certificates import CA, CERTIFICATE, KEY, write_pki
 from tests.helm import confined
 from tests.helm.cases import CASES, ROLES
@@ -312,33 +312,38 @@ def test_it_is_the_installed_program_that_was_tried(root: Root) -> None:
     assert all(Path(line).is_relative_to(root.site) for line in shown.stdout.splitlines())
 
 
-class Answering(session_pb2_grpc.SessionServiceServicer):
+class Answering:
     """Answers observations of who shows a token, and says at first that it cannot yet."""
 
     def __init__(self, token: str) -> None:
-        self.token = token
-        self.num_asked = 0
+        self._token = token
+        self._num_asked = 0
 
-    def Observe(self, request: Any, context: grpc.ServicerContext) -> session_pb2.ObserveResponse:
-        self.num_asked += 1
-        if dict(context.invocation_metadata()).get("authorization") != f"Bearer {self.token}":
+    def observe(self, request: object, context: grpc.ServicerContext) -> session_pb2.ObserveResponse:
+        self._num_asked += 1
+        if dict(context.invocation_metadata()).get("authorization") != f"Bearer {self._token}":
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "no token")
-        if self.num_asked == 1:
+        if self._num_asked == 1:
             context.abort(grpc.StatusCode.UNAVAILABLE, "no worker yet")
         result = observation_pb2.ObservationResult(version=3, prediction=[0.5])
         return session_pb2.ObserveResponse(result=result)
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        method = grpc.unary_unary_rpc_method_handler(
+            self.observe, session_pb2.ObserveRequest.FromString, session_pb2.ObserveResponse.SerializeToString
+        )
+        return grpc.method_handlers_generic_handler("evercurrent.v1.SessionService", {"Observe": method})
 
 
 @pytest.mark.parametrize(("token", "code"), [("right\n", 0), ("wrong", 1)])
 def test_helm_test_speaks_tls_and_shows_what_it_has(token: str, code: int, tmp_path: Path) -> None:
     """With the environment that the chart gives it, but for the paths."""
     pki = write_pki(tmp_path, "one.example")
-    answering = Answering("right")
     pair = ((pki / KEY).read_bytes(), (pki / CERTIFICATE).read_bytes())
     credentials = grpc.ssl_server_credentials([pair], (pki / CA).read_bytes(), require_client_auth=True)
     with ThreadPoolExecutor(1) as threads:
         server = grpc.server(threads)
-        session_pb2_grpc.add_SessionServiceServicer_to_server(answering, server)
+        server.add_generic_rpc_handlers((Answering("right").handler(),))
         port = server.add_secure_port("127.0.0.1:0", credentials)
         server.start()
         environment = {
