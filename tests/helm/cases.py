@@ -170,6 +170,9 @@ CASES: dict[str, Values] = {
         of("router.extraEnvFrom", [{"secretRef": {"name": "more"}}]),
         of("networkPolicy.enabled", False),
     ),
+    "nothing is measured": merged(
+        OPEN, of("metrics.enabled", False), of("networkPolicy.metricsFrom", [{"namespaceSelector": {}}])
+    ),
     "settings": merged(
         OPEN,
         {

@@ -443,6 +443,12 @@ def test_a_release_with_a_long_name_has_names_that_the_program_takes() -> None:
             assert len(f"{manifest['metadata']['name']}-0123456789") <= 63, "the label controller-revision-hash"
 
 
+@pytest.mark.parametrize(("release", "name"), [("evercurrent", "evercurrent"), ("here", "here-evercurrent")])
+def test_a_release_that_is_named_like_the_chart_is_named_once(release: str, name: str) -> None:
+    done = helm("template", release, str(CHART), "--show-only", "templates/router-deployment.yaml", values=OPEN)
+    assert yaml.safe_load(done.stdout)["metadata"]["name"] == f"{name}-router"
+
+
 def test_the_image_is_named_by_digest_tag_or_the_charts_version() -> None:
     images = [
         {container(pod)["image"] for pod in pod_templates(render(CASES[case])).values()}
@@ -546,6 +552,7 @@ def test_alerts_are_of_the_metrics_that_there_are_and_explained() -> None:
         "evercurrent_journal_lag_seconds",
         "evercurrent_updates_at_risk",
         "evercurrent_residents",
+        "evercurrent_residents_max",
         "evercurrent_replay_bytes",
         "evercurrent_rejected_total",
         "evercurrent_moves_total",

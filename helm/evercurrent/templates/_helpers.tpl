@@ -113,15 +113,12 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- toJson $own }}
 {{- end }}
 
-{{/* Not empty where who connects to this role must show a certificate. */}}
+{{/* Not empty where who connects to this role must show a certificate. Asked where there is TLS. */}}
 {{- define "evercurrent.clientCertificates" -}}
 {{- $root := index . 0 }}
-{{- $security := $root.Values.security }}
-{{- if $security.tls.secretName }}
 {{- if eq (index . 1) "router" }}
-{{- if $security.tls.clientCertificates }}yes{{ end }}
+{{- if $root.Values.security.tls.clientCertificates }}yes{{ end }}
 {{- else if $root.Values.config.worker.cluster_identities }}yes{{ end }}
-{{- end }}
 {{- end }}
 
 {{/* The program's config file of one role. JSON's strings, numbers, booleans and lists are TOML's as well. */}}
@@ -130,9 +127,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- $own := include "evercurrent.ownConfig" . | fromJson -}}
 [{{ $role }}]
 {{- range $key, $value := merge $own (index (index . 0).Values.config $role) }}
-{{- if not (kindIs "invalid" $value) }}
 {{ $key }} = {{ toJson $value }}
-{{- end }}
 {{- end }}
 {{ end }}
 
@@ -156,9 +151,7 @@ exec:
 grpc:
   port: {{ include "evercurrent.port" $role }}
 {{- end }}
-{{- with index (index $root.Values $role).probes $probe }}
-{{ toYaml . }}
-{{- end }}
+{{ toYaml (index (index $root.Values $role).probes $probe) }}
 {{- end }}
 
 {{/* Of every pod: what the "restricted" Pod Security Standard asks for. */}}
