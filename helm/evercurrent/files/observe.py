@@ -1,7 +1,8 @@
 """`helm test`: one observation through a router, which answers with the prediction that it learned from.
 
-What it is told is in its environment: ADDRESS and OBSERVATION (JSON of evercurrent.v1.Observation), and where the service
-is secured TLS_CA and TLS_NAME, TLS_CERTIFICATE and TLS_KEY, TOKEN. It asks again while workers are on their way.
+What it is told is in its environment: ADDRESS and OBSERVATION (JSON of evercurrent.v1.Observation), and where the
+service is secured TLS_CA and TLS_NAME, TLS_CERTIFICATE and TLS_KEY, TOKEN. It asks again while workers are on their
+way.
 """
 
 import os
