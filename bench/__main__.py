@@ -79,6 +79,23 @@ def durability(
 
 
 @app.command()
+def tracing(
+    quick: Quick = False,
+    json: Json = None,
+    seed: Seed = 1,
+    rate: Annotated[float, typer.Option("--rate", help="Offered updates a second.", min=1)] = 500.0,
+) -> None:
+    """What it costs an update that the service is watched: metrics scraped, one update in 100 traced, every one traced.
+
+    Five services of one worker take turns; two of them are watched by nobody. A ratio of 1 says that watching is free.
+    Spans go to a stand-in for a collector on the same machine.
+    """
+    from bench.tracing import measure
+
+    run_and_report("tracing", json, seed, lambda watch: measure(Options(quick, seed), watch, rate))
+
+
+@app.command()
 def scale(
     quick: Quick = False,
     json: Json = None,

@@ -25,10 +25,16 @@ NO_JOURNAL = "[worker]\njournal_interval_ms = 3_600_000\ndead_after_ms = 14_400_
 
 @contextmanager
 def run_service(
-    watch: Watch, num_workers: int, store: str | None = None, *, model: str = MODEL_NAME, num_reserved: int = 0
+    watch: Watch,
+    num_workers: int,
+    store: str | None = None,
+    *,
+    model: str = MODEL_NAME,
+    num_reserved: int = 0,
+    settings: str = "",
 ) -> Iterator[Cluster]:
     """A running router and workers on a store; None: SQLite in a temporary directory. The router is told of
-    `num_reserved` workers more (`Cluster.start`).
+    `num_reserved` workers more (`Cluster.start`). `settings` are further ones, as a TOML file has them.
 
     Raises:
         WrongReplyError: one of them ended before the bench did; with its last words.
@@ -36,7 +42,7 @@ def run_service(
     with ExitStack() as running:
         folder = Path(running.enter_context(TemporaryDirectory(prefix="evercurrent-bench-")))
         config = folder / "evercurrent.toml"
-        config.write_text(NO_JOURNAL if store == NO_STORE else "")
+        config.write_text(NO_JOURNAL if store == NO_STORE else settings)
         with watch.stage("start router and workers", 1) as advance:
             cluster = running.enter_context(
                 run_cluster(

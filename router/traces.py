@@ -19,6 +19,7 @@ from evercurrent.v1.columns_pb2 import EVENT_KIND_NO_OUTCOME, EVENT_KIND_OBSERVA
 from evercurrent.wire import Records
 
 NAME = "evercurrent.update"
+STATUSES = {number: name.removeprefix("STATUS_").lower() for name, number in pb.Status.items()}
 
 Traceparents = Mapping[tuple[int, int], str]
 """By session and seq."""
@@ -102,17 +103,22 @@ class Traces:
 
     def answered(self, sids: NDArray[np.int64], num_answered: NDArray[np.int64], records: Records, worker: str) -> None:
         """These results came, each of a session of which so many are answered now."""
-        for sid in self._under_way.keys() & set(sids.tolist()):
-            own = records[sids == sid]
+        if len(sids) == 1:
+            found, records_of = [sids.item(0)], {sids.item(0): records}
+        else:
+            found = list(self._under_way.keys() & set(sids.tolist()))
+            records_of = {sid: records[sids == sid] for sid in found}
+        for sid in found:
+            own = records_of[sid]
             last = num_answered.item(sid)
-            waiting = self._under_way[sid]
+            waiting = self._under_way.get(sid, deque())
             while waiting and waiting[0].ordinal <= last:
                 traced = waiting.popleft()
                 at = traced.ordinal - (last - len(own)) - 1
                 # One that is not among these was answered to a feed that is gone.
                 self._end(sid, traced, own[at] if at >= 0 else None, worker)
             if not waiting:
-                del self._under_way[sid]
+                self._under_way.pop(sid, None)
 
     def forget(self, sid: int) -> None:
         """What is under way of a session gets no answer that anybody takes."""
@@ -127,14 +133,18 @@ class Traces:
     def _end(self, sid: int, traced: _Traced, record: np.void | None, worker: str) -> None:
         if self._tracer is None:
             return
-        attributes: dict[str, str | int | float | bool] = {"user.id": self._user_of(sid), "evercurrent.seq": traced.seq}
+        attributes: dict[str, str | int] = {"user.id": self._user_of(sid), "evercurrent.seq": traced.seq}
         error = "no answer"
         if record is not None:
-            status = pb.Status.Name(int(record["status"])).removeprefix("STATUS_").lower()
+            said = dict(zip(record.dtype.names or (), record.item(), strict=True))
+            status = STATUSES[said["status"]]
             attributes |= {
                 "evercurrent.worker": worker,
                 "evercurrent.status": status,
-                "evercurrent.version": int(record["version"]),
+                "evercurrent.version": said["version"],
+                "evercurrent.queue_us": said["queue_us"],
+                "evercurrent.hydrate_us": said["hydrate_us"],
+                "evercurrent.step_us": said["step_us"],
             }
             error = status if status == "rejected" else ""
         self._tracer.put(

@@ -394,7 +394,7 @@ class Engine:
         row, entry = self._feeds[link].find_one(event.tag)
         if row <= INITIAL_ROW or not self._validator.is_sound(event):
             return False
-        trace = self.traces.take(traces, 1).item(0) if traces and self.traces is not None else 0
+        trace = self.traces.take_one(traces[0]) if traces and self.traces is not None else 0
         marks = np.array([(self._clock_us(), link, entry, row, 0, 0, trace, 0, 0)], MARKS)
         self._inbox.put(Waiting(events, marks, event))
         return True

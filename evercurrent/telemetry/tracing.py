@@ -18,6 +18,8 @@ from random import Random
 from typing import NamedTuple, Protocol
 
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
+_LENGTH = 55
+"""Of version 00; later ones may be longer."""
 _SAMPLED = 0x01
 _CONTEXT = struct.Struct(">QQQ")
 _HALF = (1 << 64) - 1
@@ -57,7 +59,7 @@ class NotSampled:
 def parse_traceparent(text: str) -> Context | NotSampled | None:
     """The caller's span, or that it is not sampled; None: this is no traceparent, and is to be ignored."""
     found = _TRACEPARENT.fullmatch(text)
-    if found is None:
+    if found is None or (text.startswith("00") and len(text) != _LENGTH):
         return None
     trace_id, span_id = int(found[1], 16), int(found[2], 16)
     if not trace_id or not span_id:
@@ -68,7 +70,6 @@ def parse_traceparent(text: str) -> Context | NotSampled | None:
 class SpanKind(Enum):
     """What a span was to those around it."""
 
-    INTERNAL = "internal"
     SERVER = "server"
     CLIENT = "client"
 
@@ -83,7 +84,7 @@ class Span(NamedTuple):
     kind: SpanKind
     start_us: int
     end_us: int
-    attributes: Mapping[str, str | int | float | bool]
+    attributes: Mapping[str, str | int]
     links: Sequence[Context] = ()
     error: str = ""
 

@@ -58,25 +58,26 @@ async def test_one_trace_from_the_caller_to_the_segment(tmp_path: Path, receiver
                 await ann.observe(**EVENT)
             await ann.durable()
         trace_id = span.get_span_context().trace_id.to_bytes(16, "big")
-        receiver.until(lambda one: len(tree_of(one.spans, trace_id)) == 6)
+        receiver.until(lambda one: len(tree_of(one.spans, trace_id)) == 5)
     assert tree_of(receiver.spans, trace_id) == [
         "app answer",
         "  app evercurrent.client.observe",
         "    evercurrent-router evercurrent.update",
-        "      evercurrent-worker evercurrent.worker.update",
-        "        evercurrent-worker evercurrent.step",
-        "        evercurrent-worker evercurrent.journal.put",
+        "      evercurrent-worker evercurrent.step",
+        "      evercurrent-worker evercurrent.journal.put",
     ]
     own = {found.name: found for found in receiver.spans if found.span.trace_id == trace_id}
-    router, worker = own["evercurrent.update"], own["evercurrent.worker.update"]
-    step, put = own["evercurrent.step"], own["evercurrent.journal.put"]
+    router, step, put = own["evercurrent.update"], own["evercurrent.step"], own["evercurrent.journal.put"]
     assert (router["user.id"], router["evercurrent.seq"], router["evercurrent.status"]) == ("ann", 2, "applied")
-    assert router["evercurrent.worker"] == worker.instance
-    assert (worker["user.id"], worker["evercurrent.version"]) == ("ann", 2)
-    assert [link.span_id for link in step.span.links] == [worker.span.span_id]
-    assert worker.span.span_id in [link.span_id for link in put.span.links]
-    assert str(put["evercurrent.key"]).startswith(f"journal/{worker.instance}/")
-    order = [one.span.start_time_unix_nano for one in (own["evercurrent.client.observe"], router, worker, step, put)]
+    assert (router["evercurrent.worker"], router["evercurrent.version"]) == (step.instance, 2)
+    length_us = (router.span.end_time_unix_nano - router.span.start_time_unix_nano) / 1000
+    parts_us = [int(str(router[f"evercurrent.{stage}_us"])) for stage in ("queue", "hydrate", "step")]
+    assert 0 < sum(parts_us) <= length_us
+    assert step["evercurrent.events"] == 1
+    for one in (step, put):
+        assert [link.span_id for link in one.span.links] == [router.span.span_id]
+    assert str(put["evercurrent.key"]).startswith(f"journal/{step.instance}/")
+    order = [one.span.start_time_unix_nano for one in (own["evercurrent.client.observe"], router, step, put)]
     assert order == sorted(order)
     for one in own.values():
         assert one.span.start_time_unix_nano <= one.span.end_time_unix_nano
@@ -118,8 +119,7 @@ async def test_who_is_traced(tmp_path: Path, receiver: Receiver) -> None:
     (call,) = receiver.named("evercurrent.client.observe_many")
     assert {by_user[user].span.parent_span_id for user in ("bob", "cem")} == {call.span.span_id}
     linked = [link.span_id for found in receiver.named("evercurrent.step") for link in found.span.links]
-    assert sorted(linked) == sorted(found.span.span_id for found in receiver.named("evercurrent.worker.update"))
-    assert len(linked) == 5
+    assert sorted(linked) == sorted(found.span.span_id for found in updates)
 
 
 async def test_traces_that_begin_at_the_router_go_on_when_a_worker_dies(tmp_path: Path, receiver: Receiver) -> None:
@@ -138,10 +138,8 @@ async def test_traces_that_begin_at_the_router_go_on_when_a_worker_dies(tmp_path
     assert not any(found.span.parent_span_id for found in updates)
     last = max(updates, key=lambda found: int(str(found["evercurrent.seq"])))
     assert last["evercurrent.worker"] != owner
-    (worker,) = [
-        found for found in receiver.named("evercurrent.worker.update") if found.span.parent_span_id == last.span.span_id
-    ]
-    assert worker.instance == last["evercurrent.worker"]
+    (step,) = [one for one in receiver.named("evercurrent.step") if one.span.parent_span_id == last.span.span_id]
+    assert step.instance == last["evercurrent.worker"]
 
 
 async def test_direct_mode_goes_on_with_the_clients_trace(tmp_path: Path, receiver: Receiver) -> None:
@@ -150,5 +148,5 @@ async def test_direct_mode_goes_on_with_the_clients_trace(tmp_path: Path, receiv
         async with direct as client, client.session("ann") as ann:
             await ann.observe(**EVENT)
     assert not receiver.named("evercurrent.update")
-    (call,), (worker,) = receiver.named("evercurrent.client.observe"), receiver.named("evercurrent.worker.update")
-    assert worker.span.parent_span_id == call.span.span_id
+    (call,), (step,) = receiver.named("evercurrent.client.observe"), receiver.named("evercurrent.step")
+    assert step.span.parent_span_id == call.span.span_id
