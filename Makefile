@@ -3,7 +3,8 @@
 #
 #   make demo [DATA=FILE] [LIMIT=n] [JSON=FILE]   the service on this machine, with learners that stream
 #   make test                                     all tests
-#   make check                                    what CI runs: lint, types, import directions, contract, tests
+#   make check                                    what CI runs: lint, types, import directions, contract, chart, tests
+#   make chart                                    the Helm chart: its schema, lint, its tests and the image's
 #   make bench [NAME=latency] [QUICK=1] [JSON=FILE]
 #   make sim [SEEDS=n]                            the durability protocol under n seeds of simulated faults
 #   make protos                                   stubs anew, after a change of protos/
@@ -11,11 +12,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-SOURCES := evercurrent router worker persistence bench tests scripts
+SOURCES := evercurrent router worker persistence bench tests scripts helm
 NAME ?= latency
 SEEDS ?= 1000
 
-.PHONY: demo test check lint types imports contract bench sim protos install
+.PHONY: demo test check lint types imports contract chart schema bench sim protos install
 
 install: $(INSTALLED)
 
@@ -31,7 +32,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
-check: lint types imports contract test
+check: lint types imports contract schema test
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check $(SOURCES)
@@ -46,6 +47,12 @@ imports: $(INSTALLED)
 contract: $(INSTALLED)
 	$(BIN)/buf lint
 	$(BIN)/python scripts/stubs.py --check
+
+chart: schema
+	$(BIN)/python -m pytest tests/helm
+
+schema: $(INSTALLED)
+	$(BIN)/python scripts/chart_schema.py --check
 
 bench: $(INSTALLED)
 	$(BIN)/python -m bench $(NAME) $(if $(QUICK),--quick) $(if $(JSON),--json '$(JSON)')

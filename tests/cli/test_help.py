@@ -15,6 +15,7 @@ CLI = [sys.executable, "-P", "-m", "evercurrent.cli"]
 COMMANDS = [
     "up",
     "demo",
+    "health",
     "hot",
     "train",
     "train knowledge-tracing",
