@@ -38,6 +38,9 @@ STATUSES: dict[int, grpc.StatusCode] = {
     pb.REASON_MODEL_CHANGE: grpc.StatusCode.FAILED_PRECONDITION,
     pb.REASON_NOT_QUARANTINED: grpc.StatusCode.NOT_FOUND,
     pb.REASON_REVISION: grpc.StatusCode.ABORTED,
+    pb.REASON_UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    pb.REASON_TOKEN_EXPIRED: grpc.StatusCode.UNAUTHENTICATED,
+    pb.REASON_PERMISSION: grpc.StatusCode.PERMISSION_DENIED,
 }
 """Statuses of the reasons that are not INVALID_ARGUMENT."""
 

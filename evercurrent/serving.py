@@ -17,10 +17,16 @@ from grpc_reflection.v1alpha import reflection
 
 from evercurrent.channels import CHANNEL_OPTIONS
 
+STREAMS_PER_CONNECTION_MAX = 20_000
+METADATA_BYTES_MAX = 32 << 10
+"""Room for a token, and for nothing that would hurt."""
+
 SERVER_OPTIONS: list[tuple[str, int]] = [
     *CHANNEL_OPTIONS,
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
+    ("grpc.max_metadata_size", METADATA_BYTES_MAX),
 ]
 
 
@@ -41,10 +47,13 @@ def new_health() -> Health:
 
 
 async def new_server(
-    handlers: Sequence[grpc.GenericRpcHandler], services: Sequence[str], servicer: Health | None = None
+    handlers: Sequence[grpc.GenericRpcHandler],
+    services: Sequence[str],
+    servicer: Health | None = None,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> grpc.aio.Server:
     """A server with these handlers, health (all services SERVING, told by `servicer`) and reflection."""
-    server = grpc.aio.server(options=SERVER_OPTIONS)
+    server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=interceptors)
     server.add_generic_rpc_handlers(tuple(handlers))
     servicer = servicer or new_health()
     for name in ("", *services):
@@ -54,14 +63,17 @@ async def new_server(
     return server
 
 
-def bind(server: grpc.aio.Server, address: str) -> str:
-    """Listen on "host:port" (port 0: any free one); the address bound.
+def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None = None) -> str:
+    """Listen on "host:port" (port 0: any free one), with TLS if there are credentials; the address bound.
 
     Raises:
         OSError: the address is taken or not ours; the text names it.
     """
     try:
-        port = server.add_insecure_port(address)
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: it is taken or not an address of this machine") from error
     return f"{address.rpartition(':')[0]}:{port}"

@@ -16,6 +16,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -75,6 +76,24 @@ def _checked_service(text: str) -> str:
 def _not_above(values: BaseModel, low: str, high: str) -> None:
     if getattr(values, low) > getattr(values, high):
         raise ValueError(f"{low} ({getattr(values, low)}) is above {high} ({getattr(values, high)})")
+
+
+def _needs(values: BaseModel, key: str, other: str) -> None:
+    if getattr(values, key) and not getattr(values, other):
+        raise ValueError(f"{key} is set without {other}")
+
+
+def _together(values: BaseModel, key: str, other: str) -> None:
+    _needs(values, key, other)
+    _needs(values, other, key)
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _all_different(kind: str, found: Iterable[str]) -> None:
@@ -154,18 +173,40 @@ class ServiceSettings(_Values):
     cluster_token_file: Path | None = Field(
         default=None, description="A file with the secret that routers and workers show to workers."
     )
-    cluster_identities: Annotated[tuple[str, ...], BeforeValidator(_members_of)] = Field(
-        default=(),
-        description="Names (SAN) in the certificates of routers and workers, with commas between: who shows one may "
-        "call workers.",
+    tls_server_name: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The name (SAN) that the certificates of workers hold, which are called by address. Default: the "
+        "worker's own name.",
     )
+    metrics_tls: bool = Field(default=False, description="true: serve metrics over TLS, as everything else.")
     insecure: bool = Field(
         default=False, description="true: listen beyond this machine although anybody there can read and write."
     )
 
+    def _check_tls(self) -> None:
+        _together(self, "tls_certificate", "tls_key")
+        _needs(self, "tls_client_ca", "tls_certificate")
+        _needs(self, "metrics_tls", "tls_certificate")
+        _needs(self, "tls_server_name", "tls_ca")
+
+    def _check_reach(self, address: str, is_secured: bool, how: str) -> None:
+        """Refuse to be reachable for everybody without being told so."""
+        if not (_is_loopback(address) or self.insecure or is_secured):
+            raise ValueError(
+                f"address {address} can be reached from other machines, and anybody there could read and write: set "
+                f"{how}, or insecure"
+            )
+
 
 class WorkerSettings(ServiceSettings):
     """What a worker is told at start."""
+
+    cluster_identities: Annotated[tuple[str, ...], BeforeValidator(_members_of)] = Field(
+        default=(),
+        description="Names (SAN) in the certificates of routers and workers, with commas between: who shows one may "
+        "call this worker.",
+    )
 
     name: Name = Field(default="worker-0", description="Its name: its place on the ring. Keep it over restarts.")
     address: Address = Field(default="127.0.0.1:0", description="Where it listens, host:port. Port 0: any free one.")
@@ -223,6 +264,11 @@ class WorkerSettings(ServiceSettings):
             )
         if self.advertised_address is not None and self.advertised_address.endswith(":0"):
             raise ValueError(f"advertised_address {self.advertised_address} has no port to connect to")
+        self._check_tls()
+        _needs(self, "cluster_identities", "tls_client_ca")
+        knows_callers = bool(self.cluster_token_file or self.cluster_identities)
+        how = "tls_certificate with cluster_token_file or cluster_identities"
+        self._check_reach(self.address, self.tls_certificate is not None and knows_callers, how)
         return self
 
 
@@ -296,6 +342,12 @@ class RouterSettings(ServiceSettings):
     identity_bytes_per_s_max: Bytes | None = Field(
         default=None, description="Bytes of requests a second of one identity. Default: no limit."
     )
+    streams_max: Count = Field(
+        default=100_000, description="Streams of clients at once; more are refused, with the time to come back."
+    )
+    open_timeout_s: Count = Field(
+        default=10, description="Seconds that a stream may take to send its open, before it is ended."
+    )
     frame_events_max: Count = Field(default=8192, description="Events in one Exchange frame; larger ones are rejected.")
     frame_bytes_max: Bytes = Field(
         default=4 * 1024**2, description="Bytes of one Exchange frame; larger ones are rejected."
@@ -317,6 +369,16 @@ class RouterSettings(ServiceSettings):
         for key in ("kubernetes_port_name", "kubernetes_kubeconfig", "kubernetes_context"):
             if getattr(self, key) is not None and self.kubernetes_service is None:
                 raise ValueError(f"{key} is set without kubernetes_service")
+        self._check_tls()
+        _together(self, "token_jwks", "token_audience")
+        _needs(self, "token_issuer", "token_jwks")
+        if self.token_jwks is not None and self.token_jwks.startswith("http://"):
+            raise ValueError(
+                "token_jwks is fetched in the clear: whoever is on the way could sign tokens; use https://"
+            )
+        knows_callers = self.token_jwks is not None or self.tls_client_ca is not None
+        how = "tls_certificate with token_jwks or tls_client_ca"
+        self._check_reach(self.address, self.tls_certificate is not None and knows_callers, how)
         _all_different("name", (member.name for member in self.workers))
         _all_different("address", (member.address for member in self.workers))
         return self

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from evercurrent.errors import refused, rejection
 from evercurrent.matching import mismatch
+from evercurrent.security.dialing import PLAIN
+from evercurrent.security.identity import caller
 from evercurrent.slots import slot_of, user_key
 from evercurrent.telemetry import LatencyWindow
 from evercurrent.v1 import description_pb2, worker_pb2
@@ -31,6 +33,7 @@ from evercurrent.wire import Layout, Records, joined, watermarks
 from router.latency import update_latency
 from router.moves import RETRY_US, TRANSIENT, Move, Moves, Replay, replay
 from router.outbox import NOTHING, Link, Outbox
+from router.quotas import Quota, Quotas
 from router.replay import Kept, ReplayLog
 from router.ring import Ring
 from router.sessions import (
@@ -128,6 +131,10 @@ class RoutingCore:
         self.versions = [""]
         """The names of all model versions heard of, by the number that results give; 0: none."""
         self._last_feed = NOBODY
+        self.quotas: Quotas | None = None
+        """Set where callers are told apart and limited."""
+        self.dialing = PLAIN
+        """How workers are called."""
         self.traces: Traces | None = None
         """Set where events may be traced."""
         self._requests: dict[int, worker_pb2.LinkTagOpen] = {}
@@ -353,6 +360,11 @@ class RoutingCore:
         else:
             self._begin_move(sid)
         return sid
+
+    def quota(self) -> Quota | None:
+        """What whoever calls now may do; None: there is no limit."""
+        identity = caller.get()
+        return None if self.quotas is None or identity is None else self.quotas.of(identity.subject)
 
     def user_of(self, sid: int) -> str:
         """Whose session it is."""

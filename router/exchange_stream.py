@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evercurrent.errors import Refused, refused, rejection, sole_refusal
+from evercurrent.security.identity import check_may_act_for
 from evercurrent.settings import RouterSettings
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
@@ -78,6 +79,7 @@ class ExchangeStream:
         self._releasing = False
         self._ending: pb.Rejection | None = None
         self._leaving: GoAway | None = None
+        self._quota = core.quota()
         self._feed = core.add_feed(self)
 
     def opened(self, sid: int, answer: worker_pb2.LinkTagOpened) -> None:
@@ -160,6 +162,8 @@ class ExchangeStream:
             raise sole_refusal(group) from None
         finally:
             self._held.clear()
+            if self._quota is not None:
+                self._quota.leave_sessions(len(self._sids))
             self._core.remove_feed(self._feed, list(self._sids))
 
     async def _read(self, context: grpc.aio.ServicerContext) -> None:
@@ -245,7 +249,22 @@ class ExchangeStream:
             self._release()
         if request.frame.events.traceparents:
             self._note_traceparents(events, request.frame.events.traceparents)
-        self._forward(self._addressed(events))
+        self._forward(self._affordable(self._addressed(events), len(raw)))
+
+    def _affordable(self, events: Records, num_bytes: int) -> Records:
+        """These events if their sender may send so much; else its closes, and the others are answered."""
+        if self._quota is None or not len(events):
+            return events
+        costs = events["kind"] != EVENT_KIND_CLOSE
+        try:
+            self._quota.take(int(costs.sum()), num_bytes)
+        except Refused as error:
+            sids = events["tag"][costs].astype(np.int32)
+            tags = self._core.sessions.tag[sids]
+            self._reject(events[costs], tags, [error.rejection] * len(sids), sids)
+            left: Records = events[~costs]
+            return left
+        return events
 
     def _events(self, frame: WireExchangeFrame) -> Records:
         """The events of a frame and after them its closes."""
@@ -299,16 +318,9 @@ class ExchangeStream:
         try:
             tag = self._free_tag(request.tag)
             check_user_id(request.user_id, "opens.user_id")
+            check_may_act_for(request.user_id, "opens.user_id")
             session_id = checked_session_id(request.session_id, "opens.session_id")
-            sid = self._core.open(
-                self._feed,
-                tag,
-                request.user_id,
-                self._namespace,
-                session_id,
-                wait_durable=self._wait_durable,
-                model_version=self._model_version,
-            )
+            sid = self._opened_sid(tag, request.user_id, session_id)
         except Refused as error:
             self._opens.append(TagOpened(tag=request.tag, rejection=error.rejection))
             self._filled.set()
@@ -316,6 +328,25 @@ class ExchangeStream:
         self._sid_of_tag[tag] = sid
         self._sids.add(sid)
         self._session_ids[sid] = session_id
+
+    def _opened_sid(self, tag: int, user_id: str, session_id: str) -> int:
+        """Raises Refused."""
+        if self._quota is not None:
+            self._quota.enter_session()
+        try:
+            return self._core.open(
+                self._feed,
+                tag,
+                user_id,
+                self._namespace,
+                session_id,
+                wait_durable=self._wait_durable,
+                model_version=self._model_version,
+            )
+        except Refused:
+            if self._quota is not None:
+                self._quota.leave_sessions()
+            raise
 
     def _free_tag(self, tag: int) -> int:
         if tag >= TAG_MAX:
@@ -409,6 +440,8 @@ class ExchangeStream:
         self._say_results(_Chunk(records, self._core.clock_us(), tags.astype(np.uint32), totals_us))
 
     def _forget(self, sid: int, tag: int) -> None:
+        if self._quota is not None and sid in self._sids:
+            self._quota.leave_sessions()
         self._sids.discard(sid)
         self._sid_of_tag[tag] = NO_SESSION
 
@@ -423,13 +456,11 @@ class ExchangeStream:
 
 
 async def serve_exchange(
-    core: RoutingCore, settings: RouterSettings, context: grpc.aio.ServicerContext, door: Door | None = None
+    core: RoutingCore, settings: RouterSettings, context: grpc.aio.ServicerContext, door: Door
 ) -> None:
     """The Exchange RPC, over raw bytes."""
 
     async def run(request: WireExchangeRequest) -> None:
-        if door is not None:
-            door.enter()
         await ExchangeStream(core, request.open, settings).run(context)
 
-    await serve(context, WireExchangeRequest, run)
+    await serve(context, door, WireExchangeRequest, run)

@@ -18,7 +18,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from evercurrent.channels import CHANNEL_OPTIONS
+from evercurrent.channels import CHANNEL_OPTIONS, WithMetadata
 from evercurrent.errors import EvercurrentError, Refused
 from evercurrent.slots import NUM_SLOTS
 from evercurrent.telemetry.logs import get_logger
@@ -29,6 +29,7 @@ from router.outbox import Outbox
 PROTOCOL_VERSION = 1
 SERVICE = "evercurrent.v1.WorkerService"
 RETRY_S = 0.2
+REDIAL_S = 10.0
 LOOKS = 4
 """How often a link is looked at within the time after which it is lost."""
 
@@ -62,35 +63,56 @@ class Members(Protocol):
 async def keep_link(core: RoutingCore, worker: int, router: str, silence_s: float, members: Members) -> NoReturn:
     """Keep one worker linked, for ever. After `silence_s` without a message its link is taken for lost."""
     link = core.links[worker]
-    async with grpc.aio.insecure_channel(link.address, options=OPTIONS) as channel:
-        while True:
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    serving = asyncio.Event()
-                    tasks.create_task(_watch_health(channel, serving))
-                    await serving.wait()
-                    await _serve(core, worker, router, channel, silence_s, members)
-            except BaseExceptionGroup as group:
-                lost, rest = group.split((_LinkLost, grpc.aio.AioRpcError, Refused))
-                if rest is not None:
-                    raise rest from group
-                assert lost is not None
-                # A task group that fails while it is being cancelled raises its errors and drops the cancellation.
-                if _cancelling():
-                    raise asyncio.CancelledError from group
-                logger.warning("link lost", worker=link.name, address=link.address, why=_first(lost))
-            except asyncio.CancelledError as error:
-                # Its frames and it hold each other, and they the connection, until the garbage collector finds them.
-                traceback.clear_frames(error.__traceback__)
-                raise
-            finally:
-                if link.outbox is not None:
-                    core.link_lost(worker)
-                    members.down(link.name)
-            await asyncio.sleep(RETRY_S)
+    while True:
+        async with core.dialing.channel(link.address, link.name, OPTIONS) as channel:
+            await _keep_channel(core, worker, router, channel, silence_s, members)
 
 
-async def _watch_health(channel: grpc.aio.Channel, serving: asyncio.Event) -> None:
+async def _keep_channel(
+    core: RoutingCore, worker: int, router: str, channel: WithMetadata, silence_s: float, members: Members
+) -> None:
+    """As `keep_link`, by one channel; over TLS until it is lost: the next one shows and knows the newest
+    certificates."""
+    link = core.links[worker]
+    while True:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                serving = asyncio.Event()
+                tasks.create_task(_watch_health(channel, serving))
+                await _until(serving, REDIAL_S if core.dialing.has_tls else None)
+                await _serve(core, worker, router, channel, silence_s, members)
+        except BaseExceptionGroup as group:
+            lost, rest = group.split((_LinkLost, grpc.aio.AioRpcError, Refused))
+            if rest is not None:
+                raise rest from group
+            assert lost is not None
+            # A task group that fails while it is being cancelled raises its errors and drops the cancellation.
+            if _cancelling():
+                raise asyncio.CancelledError from group
+            logger.warning("link lost", worker=link.name, address=link.address, why=_first(lost))
+        except asyncio.CancelledError as error:
+            # Its frames and it hold each other, and they the connection, until the garbage collector finds them.
+            traceback.clear_frames(error.__traceback__)
+            raise
+        finally:
+            if link.outbox is not None:
+                core.link_lost(worker)
+                members.down(link.name)
+        await asyncio.sleep(RETRY_S)
+        if core.dialing.has_tls:
+            return
+
+
+async def _until(serving: asyncio.Event, timeout_s: float | None) -> None:
+    """Raises _LinkLost: it does not serve for so long, or is not known by the certificates that there were."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await serving.wait()
+    except TimeoutError as error:
+        raise _LinkLost(f"no answer over TLS for {timeout_s:g} s") from error
+
+
+async def _watch_health(channel: WithMetadata, serving: asyncio.Event) -> None:
     """Set `serving` when the worker serves.
 
     Raises:
@@ -108,7 +130,7 @@ async def _watch_health(channel: grpc.aio.Channel, serving: asyncio.Event) -> No
 
 
 async def _serve(
-    core: RoutingCore, worker: int, router: str, channel: grpc.aio.Channel, silence_s: float, members: Members
+    core: RoutingCore, worker: int, router: str, channel: WithMetadata, silence_s: float, members: Members
 ) -> NoReturn:
     call = worker_pb2_grpc.WorkerServiceStub(channel).Link()
     opening = worker_pb2.LinkOpen(protocol_version=PROTOCOL_VERSION, router=router, slots=NUM_SLOTS)

@@ -151,7 +151,7 @@ class Models:
         if link is None or link.outbox is None:
             raise refused(pb.REASON_UNAVAILABLE, "", "the user's worker is not reachable", RETRY_AFTER_MS)
         asked = worker_pb2.UnquarantineRequest(user_id=request.user_id, namespace=request.namespace)
-        async with stub_of(link) as worker:
+        async with stub_of(self._core, link) as worker:
             await worker.Unquarantine(asked, timeout=ASK_TIMEOUT_S)
         return admin_pb2.ReleaseQuarantinedResponse()
 
@@ -204,7 +204,7 @@ class Models:
         took_ms: dict[str, float] = {}
 
         async def follow(link: Link) -> None:
-            async with stub_of(link) as worker:
+            async with stub_of(self._core, link) as worker:
                 await worker.FollowControl(asked, timeout=FOLLOW_TIMEOUT_S)
             took_ms[link.name] = 1000 * (time.monotonic() - began_s)
 
@@ -228,14 +228,14 @@ class Models:
 
     async def _ask_one(self, ask: Callable[[WorkerServiceStub], Awaitable[T]]) -> T:
         """What any worker answers: it speaks for the store."""
-        async with stub_of(self._reachable()[0]) as worker:
+        async with stub_of(self._core, self._reachable()[0]) as worker:
             return await ask(worker)
 
     async def _ask_all(self, ask: Callable[[WorkerServiceStub], Awaitable[T]]) -> None:
         """Every worker that is reachable. Raises its error if one refuses."""
 
         async def one(link: Link) -> None:
-            async with stub_of(link) as worker:
+            async with stub_of(self._core, link) as worker:
                 await ask(worker)
 
         with first_error():
@@ -250,7 +250,7 @@ class Models:
             if link.outbox is None:
                 return None
             try:
-                async with stub_of(link) as worker:
+                async with stub_of(self._core, link) as worker:
                     return await ask(worker)
             except grpc.aio.AioRpcError as error:
                 logger.info("a worker does not answer", worker=link.name, why=error.details())

@@ -14,14 +14,20 @@ from functools import partial
 
 import grpc.aio
 
+from evercurrent.security.dialing import Dialing
+from evercurrent.security.guard import Guard
+from evercurrent.security.tls import server_credentials
+from evercurrent.security.tokens import tokens_of
 from evercurrent.serving import Health, bind, new_health, new_server, stop_signal
 from evercurrent.settings import RouterSettings
 from evercurrent.telemetry.logs import get_logger
 from evercurrent.telemetry.serving import metrics, tracing
+from router.access import RouterGate
 from router.core import RoutingCore
 from router.discovery import make_source
 from router.metrics import read_metrics
 from router.models import Models
+from router.quotas import Limits, Quotas
 from router.routing import Routing, bounds_of
 from router.service import ADMIN_SERVICE, SESSION_SERVICE, admin_handler, session_handler
 from router.streams import Door
@@ -44,12 +50,22 @@ async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
     """
     stop = stop_signal()
     routing = Routing(make_source(settings), settings.name, bounds_of(settings), settings.link_silence_ms / 1000)
-    health, door = new_health(), Door()
+    credentials = server_credentials(settings)
+    tokens = tokens_of(settings)
+    health, door = new_health(), Door(settings.streams_max, settings.open_timeout_s)
     core = routing.core
     models = Models(core)
+    core.dialing = Dialing.of(settings)
+    guards = []
+    if tokens is not None or settings.tls_client_ca is not None:
+        guards.append(Guard(RouterGate(tokens)))
+        limits = Limits(
+            settings.identity_sessions_max, settings.identity_events_per_s_max, settings.identity_bytes_per_s_max
+        )
+        core.quotas = None if limits.are_none else Quotas(limits, core.clock_us)
     handlers = [session_handler(core, settings, door), admin_handler(core, settings.name, models)]
-    server = await new_server(handlers, [SESSION_SERVICE, ADMIN_SERVICE], health)
-    address = bind(server, settings.address)
+    server = await new_server(handlers, [SESSION_SERVICE, ADMIN_SERVICE], health, guards)
+    address = bind(server, settings.address, credentials)
     gc.collect()
     gc.freeze()
     async with (
@@ -62,6 +78,7 @@ async def serve(settings: RouterSettings, ready: Callable[[str], None]) -> None:
         await server.start()
         logger.info("router serves", address=address)
         working = [
+            *([tasks.create_task(tokens.run())] if tokens is not None else []),
             tasks.create_task(routing.run()),
             tasks.create_task(models.keep_policy()),
             tasks.create_task(_announce(address, routing.ready, ready)),

@@ -29,7 +29,7 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 
-def session_handler(core: RoutingCore, settings: RouterSettings, door: Door | None = None) -> grpc.GenericRpcHandler:
+def session_handler(core: RoutingCore, settings: RouterSettings, door: Door) -> grpc.GenericRpcHandler:
     """SessionService, whose streams come in by `door`. They are given raw bytes: they look at a message's size before
     they parse it."""
     turns = Turns()

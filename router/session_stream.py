@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evercurrent.errors import Refused, refused, rejection, sole_refusal
+from evercurrent.security.identity import check_may_act_for
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
 from evercurrent.v1.columns_pb2 import IndexedRejection
@@ -41,6 +42,7 @@ class SessionStream:
         self._core = core
         self._request_bytes_max = request_bytes_max
         check_user_id(request.user_id, "open.user_id")
+        check_may_act_for(request.user_id, "open.user_id")
         check_namespace(request.namespace, "open.namespace")
         check_model(request.model, core.model, "open.model")
         check_durability(request.wait_durable, core.has_store, "open.wait_durable")
@@ -60,6 +62,9 @@ class SessionStream:
         self._durable_told = 0
         self._filled = asyncio.Event()
         self._written = asyncio.Event()
+        self._quota = core.quota()
+        if self._quota is not None:
+            self._quota.enter_session()
         self._feed = core.add_feed(self)
         self._sids: list[int] = []
         try:
@@ -75,7 +80,7 @@ class SessionStream:
                 )
             )
         except Refused:
-            core.remove_feed(self._feed, ())
+            self._leave()
             raise
 
     def opened(self, sid: int, answer: worker_pb2.LinkTagOpened) -> None:
@@ -136,7 +141,17 @@ class SessionStream:
         except BaseExceptionGroup as group:
             raise sole_refusal(group) from None
         finally:
-            self._core.remove_feed(self._feed, self._sids)
+            self._leave()
+
+    def _leave(self) -> None:
+        self._core.remove_feed(self._feed, self._sids)
+        if self._quota is not None:
+            self._quota.leave_sessions()
+
+    def _charge(self, num_events: int, message: pb.Observation | pb.Query) -> None:
+        """Raises Refused: this caller sends too much."""
+        if self._quota is not None:
+            self._quota.take(num_events, message.ByteSize())
 
     async def _read(self, context: grpc.aio.ServicerContext) -> None:
         while (raw := await context.read()) is not grpc.aio.EOF:
@@ -228,6 +243,7 @@ class SessionStream:
             refusal = error.rejection
             event = self._packer.refusal(sid, seq, stamp_us)
         try:
+            self._charge(1, observation)
             self._core.send(sid, event, refusal=refusal, traced=(seq, observation.traceparent))
         except Refused as error:
             self._reject(sid, seq, error.rejection)
@@ -257,6 +273,7 @@ class SessionStream:
         sid = self._sids[0]
         try:
             event = self._packer.query(sid, query, stamp_us, unix_us())
+            self._charge(len(query.candidates), query)
             self._core.send(sid, event, len(query.candidates))
         except Refused as error:
             result = pb.QueryResult(query_id=query.query_id, status=pb.STATUS_REJECTED, rejection=error.rejection)
@@ -313,13 +330,11 @@ class SessionStream:
 
 
 async def serve_session(
-    core: RoutingCore, request_bytes_max: int, context: grpc.aio.ServicerContext, door: Door | None = None
+    core: RoutingCore, request_bytes_max: int, context: grpc.aio.ServicerContext, door: Door
 ) -> None:
     """The Session RPC, over raw bytes."""
 
     async def run(request: SessionRequest) -> None:
-        if door is not None:
-            door.enter()
         await SessionStream(core, request.open, request_bytes_max).run(context)
 
-    await serve(context, SessionRequest, run)
+    await serve(context, door, SessionRequest, run)

@@ -38,7 +38,7 @@ async def get_top_users(core: RoutingCore, request: admin_pb2.GetTopUsersRequest
         raise refused(pb.REASON_PROTOCOL, "order", f"{order} is no order")
     asked = worker_pb2.TopUsersRequest(num=num, order=order)
     async with asyncio.TaskGroup() as tasks:
-        asking = {link.name: tasks.create_task(_ask(link, asked)) for link in core.links.values()}
+        asking = {link.name: tasks.create_task(_ask(core, link, asked)) for link in core.links.values()}
     response = admin_pb2.GetTopUsersResponse()
     users: list[admin_pb2.TopUser] = []
     for worker, task in asking.items():
@@ -56,12 +56,14 @@ async def get_top_users(core: RoutingCore, request: admin_pb2.GetTopUsersRequest
     return response
 
 
-async def _ask(link: Link, request: worker_pb2.TopUsersRequest) -> worker_pb2.TopUsersResponse | None:
+async def _ask(
+    core: RoutingCore, link: Link, request: worker_pb2.TopUsersRequest
+) -> worker_pb2.TopUsersResponse | None:
     """What a worker answers; None if it does not."""
     if link.outbox is None:
         return None
     try:
-        async with stub_of(link) as worker:
+        async with stub_of(core, link) as worker:
             answer: worker_pb2.TopUsersResponse = await worker.TopUsers(request, timeout=TIMEOUT_S)
             return answer
     except grpc.aio.AioRpcError:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evercurrent.errors import Refused, refused, rejection
+from evercurrent.security.identity import check_may_act_for
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
 from evercurrent.v1.columns_pb2 import IndexedRejection
@@ -77,7 +78,8 @@ async def observe(
                 raise
             return packer.refusal(sid, observation.seq, stamp_us), 1, error.rejection, traced
 
-    call = _Call(core, request.timings, "observation.", wait_durable=request.wait_for == pb.WAIT_FOR_DURABLE)
+    is_durable = request.wait_for == pb.WAIT_FOR_DURABLE
+    call = _Call(core, request.timings, "observation.", request.ByteSize(), wait_durable=is_durable)
     user = request.user_id, request.namespace, session_id
     async with turns.of(user) if session_id else nullcontext():
         reply = await call.run(user, pack, observation.seq)
@@ -98,7 +100,7 @@ async def predict(core: RoutingCore, request: PredictRequest, time_left_s: float
     if time_left_s is not None:
         query.timeout_ms = _sooner_ms(query.timeout_ms, time_left_s)
     num_candidates = len(query.candidates)
-    reply = await _Call(core, request.timings, "query.", num_candidates).run(
+    reply = await _Call(core, request.timings, "query.", request.ByteSize(), num_candidates).run(
         (request.user_id, request.namespace, ""),
         lambda packer, sid, stamp_us: (packer.query(sid, query, stamp_us, unix_us()), num_candidates, None, None),
     )
@@ -115,10 +117,13 @@ class _Call:
         core: RoutingCore,
         timings: bool,
         prefix: str,
+        num_bytes: int,
         num_candidates: int = 0,
         wait_durable: bool = False,
     ) -> None:
         self._core = core
+        self._num_events = num_candidates or 1
+        self._num_bytes = num_bytes
         self._prefix = prefix
         self._wait_durable = wait_durable
         self._applied: pb.ObservationResult | None = None
@@ -170,8 +175,13 @@ class _Call:
 
     async def run(self, user: User, pack: Callable[[Packer, int, int], Packed], seq: int = 0) -> Reply:
         """Open, send, wait for the reply, close. The close is sent however this ends."""
+        quota = self._core.quota()
+        if quota is not None:
+            quota.enter_session()
         feed = self._core.add_feed(self)
         try:
+            if quota is not None:
+                quota.take(self._num_events, self._num_bytes)
             sid = self._core.open(feed, 0, *user, wait_durable=self._wait_durable)
             self._sids.append(sid)
             try:
@@ -183,6 +193,8 @@ class _Call:
             return await self._reply
         finally:
             self._core.remove_feed(feed, self._sids)
+            if quota is not None:
+                quota.leave_sessions()
 
     def _fail(self, why: pb.Rejection) -> None:
         if not self._reply.done():
@@ -194,6 +206,7 @@ class _Call:
 
 def _check_user(core: RoutingCore, user_id: str, namespace: str, model: str) -> None:
     check_user_id(user_id, "user_id")
+    check_may_act_for(user_id, "user_id")
     check_namespace(namespace, "namespace")
     check_model(model, core.model, "model")
 

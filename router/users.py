@@ -32,7 +32,7 @@ async def forget_user(core: RoutingCore, request: admin_pb2.ForgetUserRequest) -
     slot, link = _owner(core, request.user_id, request.namespace)
     for each in _everybody(core):
         _check_reachable(each)
-    async with stub_of(link) as owner:
+    async with stub_of(core, link) as owner:
         state = await owner.ForgetState(
             worker_pb2.ForgetStateRequest(user_id=request.user_id, namespace=request.namespace, slot=slot),
             timeout=TIMEOUT_S,
@@ -52,7 +52,7 @@ async def export_user(
     slot, link = _owner(core, request.user_id, request.namespace)
     await _flush_all(core)
     asked = worker_pb2.ReadUserRequest(user_id=request.user_id, namespace=request.namespace, slot=slot)
-    async with stub_of(link) as owner:
+    async with stub_of(core, link) as owner:
         async for response in owner.ReadUser(asked):
             yield admin_pb2.ExportUserResponse(part=response.part)
 
@@ -77,11 +77,11 @@ async def _flush_all(core: RoutingCore) -> None:
     async with asyncio.TaskGroup() as tasks:
         for link in _everybody(core):
             _check_reachable(link)
-            tasks.create_task(_flush(link))
+            tasks.create_task(_flush(core, link))
 
 
-async def _flush(link: Link) -> None:
-    async with stub_of(link) as worker:
+async def _flush(core: RoutingCore, link: Link) -> None:
+    async with stub_of(core, link) as worker:
         await worker.FlushEvents(worker_pb2.FlushEventsRequest(), timeout=TIMEOUT_S)
 
 
@@ -108,7 +108,7 @@ def _check_reachable(link: Link) -> None:
 
 
 @asynccontextmanager
-async def stub_of(link: Link) -> AsyncIterator[worker_pb2_grpc.WorkerServiceStub]:
+async def stub_of(core: RoutingCore, link: Link) -> AsyncIterator[worker_pb2_grpc.WorkerServiceStub]:
     """A channel of its own to a worker, for as long as a question takes."""
-    async with grpc.aio.insecure_channel(link.address, options=CHANNEL_OPTIONS) as channel:
+    async with core.dialing.channel(link.address, link.name, CHANNEL_OPTIONS) as channel:
         yield worker_pb2_grpc.WorkerServiceStub(channel)

@@ -25,6 +25,7 @@ from router.membership import Listed, Listing
 from router.models import Models
 from router.routing import Routing, bounds_of, monotonic_us
 from router.service import ADMIN_SERVICE, SESSION_SERVICE, admin_handler, session_handler
+from router.streams import Door
 from tests.toys import Counting
 from worker.engine import Clock, Engine
 from worker.incarnation import Incarnation, Plan
@@ -208,7 +209,7 @@ async def running_router(
     members = [Member(name=name, address=address) for name, address in addresses.items()]
     routing = Routing(source or StaticSource(members), settings.name, bounds_of(settings), LINK_SILENCE_S)
     models = Models(routing.core)
-    handlers = [session_handler(routing.core, settings), admin_handler(routing.core, settings.name, models)]
+    handlers = [session_handler(routing.core, settings, Door()), admin_handler(routing.core, settings.name, models)]
     server = await new_server(handlers, [SESSION_SERVICE, ADMIN_SERVICE])
     bound = bind(server, "127.0.0.1:0")
     await server.start()

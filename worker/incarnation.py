@@ -17,6 +17,7 @@ from random import Random
 from ulid import ULID
 
 from evercurrent.model import Model
+from evercurrent.security.dialing import PLAIN, Dialing
 from evercurrent.telemetry.logs import get_logger
 from evercurrent.telemetry.tracing import Tracer
 from evercurrent.v1 import worker_pb2
@@ -52,7 +53,7 @@ logger = get_logger(__name__)
 class Plan:
     """What an incarnation is made of. `address` is where other workers reach it; `has_store`: the store outlives the
     process; `weight` is its share of the users; `drain_timeout_s` bounds how long others may take to take its slots
-    over before a clean stop, `stop_timeout_s` the writes of one."""
+    over before a clean stop, `stop_timeout_s` the writes of one. `dialing` is how it calls other workers."""
 
     worker: str
     address: str
@@ -64,6 +65,7 @@ class Plan:
     stop_timeout_s: float = 10.0
     drain_timeout_s: float = 20.0
     weight: int = 1
+    dialing: Dialing = PLAIN
 
 
 class _Over(Exception):
@@ -88,7 +90,7 @@ class Incarnation:
         self.leaving = asyncio.Event()
         """Set when routers are to go."""
         self.residents = Residents(model.initial_state().detach().numpy(), plan.residents_max, version)
-        self.acting = Acting(store, WorkerPeers(plan.timing.dead_after_us / US_PER_S))
+        self.acting = Acting(store, WorkerPeers(plan.timing.dead_after_us / US_PER_S, plan.dialing))
         self.ownership = Ownership(
             self.name,
             plan.address,

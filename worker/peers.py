@@ -17,6 +17,7 @@ import numpy as np
 from ulid import ULID
 
 from evercurrent.channels import CHANNEL_OPTIONS
+from evercurrent.security.dialing import PLAIN, Dialing
 from evercurrent.v1 import worker_pb2, worker_pb2_grpc
 from evercurrent.v1.storage_pb2 import SegmentFooter
 from persistence.packing import part_messages
@@ -45,8 +46,9 @@ GONE = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED)
 class WorkerPeers:
     """Asks other workers. One that says nothing for `silence_s` counts as unreachable."""
 
-    def __init__(self, silence_s: float) -> None:
+    def __init__(self, silence_s: float, dialing: Dialing = PLAIN) -> None:
         self._silence_s = silence_s
+        self._dialing = dialing
 
     async def ask(self, ask: AskRelease) -> Released | Dead | Unreachable:
         """Have an incarnation release slots. Raises StoreError: what it handed over cannot be read."""
@@ -54,7 +56,8 @@ class WorkerPeers:
         for slot, claim in ask.claims.items():
             request.slots.add(slot=slot, claim=str(ULID.from_int(claim)))
         try:
-            async with grpc.aio.insecure_channel(ask.address, options=CHANNEL_OPTIONS) as channel:
+            name = ask.incarnation.partition("/")[0]
+            async with self._dialing.channel(ask.address, name, CHANNEL_OPTIONS) as channel:
                 return await self._receive(worker_pb2_grpc.WorkerServiceStub(channel).Release(request))
         except grpc.aio.AioRpcError as error:
             if error.code() in GONE:

@@ -9,6 +9,10 @@ import torch
 from ulid import ULID
 
 from evercurrent.model import Model
+from evercurrent.security.cluster import Verifier, watched_secrets
+from evercurrent.security.dialing import Dialing
+from evercurrent.security.guard import Guard
+from evercurrent.security.tls import server_credentials
 from evercurrent.serving import bind, new_server, stop_signal
 from evercurrent.settings import SettingsError, WorkerSettings
 from evercurrent.telemetry.logs import get_logger
@@ -18,6 +22,7 @@ from persistence.probe import probe
 from persistence.registry import Registry
 from persistence.s3 import S3Target
 from persistence.thread import StoreThread
+from worker.access import WorkerGate
 from worker.acting import monotonic_us
 from worker.incarnation import Incarnation, Plan
 from worker.link import SERVICE, WorkerService
@@ -77,6 +82,16 @@ def timing_of(settings: WorkerSettings) -> Timing:
     return timing
 
 
+def guards_of(settings: WorkerSettings) -> list[Guard]:
+    """What finds out who calls; nothing where nobody is asked. Raises SettingsError: the token cannot be read."""
+    if settings.cluster_token_file is None and not settings.cluster_identities:
+        return []
+    verifier = None
+    if settings.cluster_token_file is not None:
+        verifier = Verifier(watched_secrets(settings.cluster_token_file).current, settings.name)
+    return [Guard(WorkerGate(settings.cluster_identities, verifier))]
+
+
 async def serve(settings: WorkerSettings, model: Model, ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT. `ready` is given the address bound.
 
@@ -91,13 +106,14 @@ async def serve(settings: WorkerSettings, model: Model, ready: Callable[[str], N
     stop = stop_signal()
     residents_max = residents_within(settings, model.state_width)
     timing = timing_of(settings)
+    credentials = server_credentials(settings)
     async with (
         tracing(settings, SERVICE_NAME, settings.name) as tracer,
         StoreThread(lambda: open_store(settings.store), close_timeout_s=STORE_CLOSE_TIMEOUT_S) as store,
     ):
         await probe(store, str(ULID()))
-        server = await new_server([], [SERVICE])
-        address = bind(server, settings.address)
+        server = await new_server([], [SERVICE], interceptors=guards_of(settings))
+        address = bind(server, settings.address, credentials)
         plan = Plan(
             worker=settings.name,
             address=settings.advertised_address or address,
@@ -109,6 +125,7 @@ async def serve(settings: WorkerSettings, model: Model, ready: Callable[[str], N
             stop_timeout_s=settings.stop_timeout_s,
             drain_timeout_s=settings.drain_timeout_s,
             weight=settings.weight,
+            dialing=Dialing.of(settings),
         )
         versions = Versions(
             model,

@@ -13,6 +13,7 @@ import typer
 from evercurrent.cli.errors import CommandError
 from evercurrent.cli.imports import ShadowedError, drop_working_directory
 from evercurrent.cli.options import ConfigOption, Flags, with_settings
+from evercurrent.cli.routers import DEFAULT_ADDRESS, Router, with_router
 from evercurrent.settings import RouterSettings, SettingsError, WorkerSettings, load_settings
 
 app = typer.Typer(
@@ -87,12 +88,10 @@ class ScoreBy(StrEnum):
     MODEL = "model"
 
 
-RouterOption = Annotated[str, typer.Option("--address", metavar="HOST:PORT", help="A router.")]
 WhoOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Who asks, for the audit trail.", show_default="you")
 ]
 WhyOption = Annotated[str, typer.Option(metavar="TEXT", help="Why, for the audit trail.", show_default="nothing")]
-ROUTER = "127.0.0.1:7600"
 StoreOption = Annotated[
     str,
     typer.Option("--store", metavar="URL", help="The workers' store: sqlite:PATH or s3://BUCKET/PREFIX?endpoint=…."),
@@ -224,10 +223,11 @@ def export(
 
 
 @app.command()
+@with_router
 def forget(
+    router: Router,
     user: Annotated[str, typer.Argument(metavar="USER", help="The user's id.")],
     namespace: Annotated[str, typer.Option(metavar="TEXT", help="The user's namespace.", show_default="none")] = "",
-    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="A router.")] = "127.0.0.1:7600",
 ) -> None:
     """Remove a user everywhere: state, sessions and event log. Says what was removed.
 
@@ -235,12 +235,12 @@ def forget(
     """
     from evercurrent.cli.forget import forget_user
 
-    forget_user(user, namespace, address)
+    forget_user(user, namespace, router)
 
 
 @app.command()
 def health(
-    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="A router or worker.")] = ROUTER,
+    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="A router or worker.")] = DEFAULT_ADDRESS,
     service: Annotated[
         str, typer.Option(metavar="NAME", help="One of its gRPC services.", show_default="all of it")
     ] = "",
@@ -268,12 +268,13 @@ def health(
 
 
 @app.command()
+@with_router
 def hot(
+    router: Router,
     by: Annotated[
         HotBy, typer.Option(help="events: who sends the most. time: whose events take the most of the workers' time.")
     ] = HotBy.EVENTS,
     num: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="How many users.")] = 10,
-    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="A router.")] = "127.0.0.1:7600",
 ) -> None:
     """Show which users cost most lately, over all workers: what is 10 seconds old counts half.
 
@@ -282,15 +283,16 @@ def hot(
     """
     from evercurrent.cli.hot import show_hot_users
 
-    show_hot_users(by, num, address)
+    show_hot_users(by, num, router)
 
 
 @app.command()
+@with_router
 def top(
+    router: Router,
     interval: Annotated[float, typer.Option(metavar="S", min=0.2, help="Seconds between two looks.")] = 1.0,
     num_users: Annotated[int, typer.Option("--users", metavar="N", min=0, max=100, help="How many hot users.")] = 5,
     once: Annotated[bool, typer.Option("--once", help="Look twice, print what was seen, and end.")] = False,
-    address: RouterOption = ROUTER,
 ) -> None:
     """Watch the service: update latency by stage, workers and ring, hot users, and the versions beside the live one.
 
@@ -299,16 +301,17 @@ def top(
     """
     from evercurrent.cli.top import show_top
 
-    show_top(address, interval, num_users, once)
+    show_top(router, interval, num_users, once)
 
 
 @app.command()
+@with_router
 def console(
+    router: Router,
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where the page is served, on this machine. Port 0: any free one.")
     ] = "127.0.0.1:7680",
     num_users: Annotated[int, typer.Option("--users", metavar="N", min=0, max=100, help="How many hot users.")] = 5,
-    address: RouterOption = ROUTER,
 ) -> None:
     """Serve a page with what `top` shows, over time: latency by stage, the ring, durability, versions' sequences.
 
@@ -316,7 +319,7 @@ def console(
     """
     from evercurrent.cli.console import serve_console
 
-    serve_console(listen, num_users, address)
+    serve_console(listen, num_users, router)
 
 
 @models.command("push")
@@ -374,7 +377,9 @@ def models_log(
 
 
 @shadow.command("start")
+@with_router
 def shadow_start(
+    router: Router,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="A registered version (`models push`).")],
     fraction: Annotated[float, typer.Option(min=0, max=1, help="The part of the users that it learns from.")] = 1.0,
     start: Annotated[
@@ -382,7 +387,6 @@ def shadow_start(
     ] = Start.MIGRATED,
     who: WhoOption = None,
     why: WhyOption = "",
-    address: RouterOption = ROUTER,
 ) -> None:
     """Have a version learn beside the live one. Users see nothing of it; live replies never wait for it."""
     from evercurrent.cli.shadow import STARTS, change_models
@@ -390,25 +394,28 @@ def shadow_start(
 
     if not fraction:
         raise SettingsError("--fraction: 0 is nobody")
-    change_models(address, who, why, start_shadow=StartShadow(version=version, fraction=fraction, start=STARTS[start]))
+    change_models(router, who, why, start_shadow=StartShadow(version=version, fraction=fraction, start=STARTS[start]))
 
 
 @shadow.command("stop")
+@with_router
 def shadow_stop(
+    router: Router,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="A shadow, or the standby.")],
     who: WhoOption = None,
     why: WhyOption = "",
-    address: RouterOption = ROUTER,
 ) -> None:
     """End a shadow, or the standby: its states go."""
     from evercurrent.cli.shadow import change_models
     from evercurrent.v1.models_pb2 import StopShadow
 
-    change_models(address, who, why, stop_shadow=StopShadow(version=version))
+    change_models(router, who, why, stop_shadow=StopShadow(version=version))
 
 
 @shadow.command("watch")
+@with_router
 def shadow_watch(
+    router: Router,
     version: Annotated[
         str, typer.Argument(metavar="[VERSION]", help="Only this one.", show_default="all that run beside the live one")
     ] = "",
@@ -421,7 +428,6 @@ def shadow_watch(
         typer.Option("--json", metavar="FILE", help="At the end, write [events, mean, low, high] of each look."),
     ] = None,
     until_verdict: Annotated[bool, typer.Option("--until-verdict", help="End when each has a verdict.")] = False,
-    address: RouterOption = ROUTER,
 ) -> None:
     """See how the versions beside the live one compare with it, live.
 
@@ -430,11 +436,13 @@ def shadow_watch(
     """
     from evercurrent.cli.shadow import watch
 
-    watch(address, version, interval, plot, json_file, until_verdict)
+    watch(router, version, interval, plot, json_file, until_verdict)
 
 
 @shadow.command("policy")
+@with_router
 def shadow_policy(
+    router: Router,
     mode: Annotated[
         Mode,
         typer.Option(
@@ -454,62 +462,65 @@ def shadow_policy(
     ] = 5.0,
     who: WhoOption = None,
     why: WhyOption = "",
-    address: RouterOption = ROUTER,
 ) -> None:
     """Say who decides, and by what."""
     from evercurrent.cli.shadow import MODES, SCORES, change_models
     from evercurrent.v1.models_pb2 import Policy
 
     policy = Policy(mode=MODES[mode], level=level, margin=margin, score=SCORES[score], slower_max=slower_max)
-    change_models(address, who, why, policy=policy)
+    change_models(router, who, why, policy=policy)
 
 
 @app.command()
+@with_router
 def promote(
+    router: Router,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="A registered version, say a shadow.")],
     who: WhoOption = None,
     why: WhyOption = "",
-    address: RouterOption = ROUTER,
 ) -> None:
     """Make a version live, for all users, between two batches. The live one goes on learning, ready for `rollback`."""
     from evercurrent.cli.shadow import change_models
     from evercurrent.v1.models_pb2 import Promote
 
-    change_models(address, who, why, promote=Promote(version=version))
+    change_models(router, who, why, promote=Promote(version=version))
 
 
 @app.command()
+@with_router
 def rollback(
+    router: Router,
     drop: Annotated[bool, typer.Option("--drop", help="End the version that was live, rather than keep it.")] = False,
     who: WhoOption = None,
     why: WhyOption = "",
-    address: RouterOption = ROUTER,
 ) -> None:
     """Make the version before live again: its states have seen every event meanwhile."""
     from evercurrent.cli.shadow import change_models
     from evercurrent.v1.models_pb2 import Rollback
 
-    change_models(address, who, why, rollback=Rollback(drop=drop))
+    change_models(router, who, why, rollback=Rollback(drop=drop))
 
 
 @quarantine.command("list")
-def quarantine_list(address: RouterOption = ROUTER) -> None:
+@with_router
+def quarantine_list(router: Router) -> None:
     """Show who they are."""
     from evercurrent.cli.shadow import show_quarantined
 
-    show_quarantined(address)
+    show_quarantined(router)
 
 
 @quarantine.command("release")
+@with_router
 def quarantine_release(
+    router: Router,
     user: Annotated[str, typer.Argument(metavar="USER", help="The user's id.")],
     namespace: Annotated[str, typer.Option(metavar="TEXT", help="The user's namespace.", show_default="none")] = "",
-    address: RouterOption = ROUTER,
 ) -> None:
     """Have one of them learn again."""
     from evercurrent.cli.shadow import release_quarantined
 
-    release_quarantined(address, user, namespace)
+    release_quarantined(router, user, namespace)
 
 
 @train.command("knowledge-tracing")

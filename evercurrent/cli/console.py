@@ -9,13 +9,13 @@ from importlib.util import find_spec
 from rich.console import Console
 
 from evercurrent.cli.errors import CommandError
-from evercurrent.cli.shadow import admin
+from evercurrent.cli.routers import Router
 from evercurrent.console.overview import Observer
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
-def serve_console(listen: str, num_users: int, router: str) -> None:
+def serve_console(listen: str, num_users: int, router: Router) -> None:
     """Serves it until Ctrl-C.
 
     Raises:
@@ -30,13 +30,15 @@ def serve_console(listen: str, num_users: int, router: str) -> None:
         text = "the page has no log-in, so it is served to this machine alone: 127.0.0.1, localhost or [::1]"
         raise CommandError(f"--listen: {text}")
     port = _checked_port(host.strip("[]"), int(port_text))
-    with admin(router) as stub:
+    with router.admin() as stub:
         observer = Observer(stub, num_users)
         observer.look()
         from evercurrent.console.page import serve
 
-        Console().print(f"console at http://{host}:{port}, of the router at {router}; Ctrl-C ends", markup=False)
-        serve(observer, router, host.strip("[]"), port)
+        Console().print(
+            f"console at http://{host}:{port}, of the router at {router.address}; Ctrl-C ends", markup=False
+        )
+        serve(observer, router.address, host.strip("[]"), port)
 
 
 def _checked_port(host: str, port: int) -> int:

@@ -6,6 +6,7 @@ import grpc
 from rich.console import Console
 
 from evercurrent.cli.errors import CommandError
+from evercurrent.cli.routers import Router
 from evercurrent.v1 import admin_pb2, admin_pb2_grpc
 
 TIMEOUT_S = 120.0
@@ -14,10 +15,10 @@ TIMEOUT_S = 120.0
 REPEAT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
-def forget_user(user_id: str, namespace: str, address: str) -> None:
+def forget_user(user_id: str, namespace: str, router: Router) -> None:
     """Says what was removed. Raises CommandError."""
     request = admin_pb2.ForgetUserRequest(user_id=user_id, namespace=namespace)
-    with grpc.insecure_channel(address) as channel:
+    with router.channel() as channel:
         try:
             removed = admin_pb2_grpc.AdminServiceStub(channel).ForgetUser(request, timeout=TIMEOUT_S)
         except grpc.RpcError as error:

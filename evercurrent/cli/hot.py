@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import grpc
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evercurrent.cli.errors import CommandError
-from evercurrent.v1 import admin_pb2, admin_pb2_grpc
+from evercurrent.cli.routers import Router
+from evercurrent.v1 import admin_pb2
 
 if TYPE_CHECKING:
     from evercurrent.cli.app import HotBy
@@ -21,14 +20,11 @@ TIMEOUT_S = 10.0
 ORDERS = {"events": admin_pb2.TOP_USERS_ORDER_EVENTS, "time": admin_pb2.TOP_USERS_ORDER_STEP_TIME}
 
 
-def show_hot_users(by: HotBy, num: int, address: str) -> None:
+def show_hot_users(by: HotBy, num: int, router: Router) -> None:
     """Prints a table. Raises CommandError."""
     request = admin_pb2.GetTopUsersRequest(num=num, order=ORDERS[by])
-    with grpc.insecure_channel(address) as channel:
-        try:
-            top = admin_pb2_grpc.AdminServiceStub(channel).GetTopUsers(request, timeout=TIMEOUT_S)
-        except grpc.RpcError as error:
-            raise CommandError(f"{error.code().name}: {error.details()}") from error
+    with router.admin() as stub:
+        top = stub.GetTopUsers(request, timeout=TIMEOUT_S)
     console = Console()
     if top.users:
         console.print(_table(top))

@@ -6,23 +6,21 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from getpass import getuser
 from importlib.util import find_spec
 from pathlib import Path
 from socket import gethostname
 from typing import TypeVar
 
-import grpc
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from evercurrent.cli.errors import CommandError
+from evercurrent.cli.routers import Router
 from evercurrent.v1 import admin_pb2, models_pb2
-from evercurrent.v1.admin_pb2_grpc import AdminServiceStub
 
 TIMEOUT_S = 90.0
 """Longer than the router gives its workers."""
@@ -38,20 +36,10 @@ Points = dict[str, list[tuple[int, float, float, float]]]
 """By version: events, mean, low, high."""
 
 
-@contextmanager
-def admin(address: str) -> Iterator[AdminServiceStub]:
-    """A router's AdminService. What it refuses is a CommandError."""
-    with grpc.insecure_channel(address) as channel:
-        try:
-            yield AdminServiceStub(channel)
-        except grpc.RpcError as error:
-            raise CommandError(f"{error.code().name}: {error.details()}") from error
-
-
-def change_models(address: str, who: str | None, why: str, **change: object) -> None:
+def change_models(router: Router, who: str | None, why: str, **change: object) -> None:
     """Has the router make one change, and says what runs now."""
     request = admin_pb2.ChangeModelsRequest(who=who or user_name(), why=why, **change)  # type: ignore[arg-type]
-    with admin(address) as stub:
+    with router.admin() as stub:
         response: admin_pb2.ChangeModelsResponse = stub.ChangeModels(request, timeout=TIMEOUT_S)
     console = Console()
     console.print(f"{response.control.change.what}: revision {response.control.revision}", markup=False)
@@ -68,7 +56,7 @@ def user_name() -> str:
 
 
 def watch(
-    address: str, version: str, interval_s: float, plot: Path | None, json_file: Path | None, until_verdict: bool
+    router: Router, version: str, interval_s: float, plot: Path | None, json_file: Path | None, until_verdict: bool
 ) -> None:
     """Shows how versions compare, until Ctrl-C or, if asked, until each has a verdict. Then writes the plot."""
     if plot is not None and find_spec("matplotlib") is None:
@@ -77,7 +65,7 @@ def watch(
     points: Points = defaultdict(list)
     console = Console()
     try:
-        with admin(address) as stub, Live(console=console, refresh_per_second=4) as live:
+        with router.admin() as stub, Live(console=console, refresh_per_second=4) as live:
             for seen in stub.WatchComparison(request):
                 live.update(_view(seen))
                 _note(points, seen)
@@ -95,9 +83,9 @@ def watch(
             console.print(f"plot: {plot}", markup=False)
 
 
-def show_quarantined(address: str) -> None:
+def show_quarantined(router: Router) -> None:
     """Prints a table."""
-    with admin(address) as stub:
+    with router.admin() as stub:
         listed: admin_pb2.ListQuarantinedResponse = stub.ListQuarantined(
             admin_pb2.ListQuarantinedRequest(), timeout=TIMEOUT_S
         )
@@ -113,9 +101,9 @@ def show_quarantined(address: str) -> None:
         console.print(f"Not reached, their users are missing: {', '.join(listed.missing_workers)}.", markup=False)
 
 
-def release_quarantined(address: str, user: str, namespace: str) -> None:
+def release_quarantined(router: Router, user: str, namespace: str) -> None:
     """Has a user learn again."""
-    with admin(address) as stub:
+    with router.admin() as stub:
         request = admin_pb2.ReleaseQuarantinedRequest(user_id=user, namespace=namespace)
         stub.ReleaseQuarantined(request, timeout=TIMEOUT_S)
     Console().print(f"{user} learns again.", markup=False)

@@ -11,7 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from evercurrent.cli.shadow import VERDICTS, admin
+from evercurrent.cli.routers import Router
+from evercurrent.cli.shadow import VERDICTS
 from evercurrent.console.overview import Observer, Overview
 from evercurrent.v1 import admin_pb2
 
@@ -23,21 +24,21 @@ STATES = {
 BAR_WIDTH = 24
 
 
-def show_top(address: str, interval_s: float, num_users: int, once: bool) -> None:
+def show_top(router: Router, interval_s: float, num_users: int, once: bool) -> None:
     """Shows it until Ctrl-C, or once. Raises CommandError."""
     console = Console()
-    with admin(address) as stub:
+    with router.admin() as stub:
         observer = Observer(stub, num_users)
         seen = observer.look()
         if once:
             time.sleep(interval_s)
-            console.print(view(observer.look(), address))
+            console.print(view(observer.look(), router.address))
             return
-        with Live(view(seen, address), console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        with Live(view(seen, router.address), console=console, auto_refresh=False, screen=console.is_terminal) as live:
             try:
                 while True:
                     time.sleep(interval_s)
-                    live.update(_again(observer, address), refresh=True)
+                    live.update(_again(observer, router.address), refresh=True)
             except KeyboardInterrupt:
                 return
 

@@ -4,6 +4,7 @@ Imports nothing but gRPC, protobuf, ULIDs and the standard library.
 """
 
 from evercurrent.client.client import Client, connect
+from evercurrent.client.credentials import Tls
 from evercurrent.client.errors import (
     AccessDenied,
     DataLoss,
@@ -53,6 +54,7 @@ __all__ = [
     "SyncExchange",
     "SyncSession",
     "Timings",
+    "Tls",
     "Transport",
     "Unavailable",
     "connect",

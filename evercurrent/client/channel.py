@@ -11,7 +11,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from evercurrent.channels import CHANNEL_OPTIONS
+from evercurrent.channels import CHANNEL_OPTIONS, WithMetadata
 from evercurrent.client.errors import Ending
 from evercurrent.client.options import Options
 from evercurrent.client.transport import CallFailed, Stream, StreamEnded, register_transport
@@ -95,7 +95,8 @@ class Channels:
 
     def __init__(self, addresses: tuple[str, ...], options: Options) -> None:
         self._addresses = addresses
-        self._channels: dict[int, grpc.aio.Channel] = {}
+        self._credentials = options.credentials
+        self._channels: dict[int, WithMetadata] = {}
         self._current = 0
 
     async def open(self) -> None:
@@ -139,10 +140,10 @@ class Channels:
             await channel.close()
 
     @property
-    def _channel(self) -> grpc.aio.Channel:
+    def _channel(self) -> WithMetadata:
         if self._current not in self._channels:
             address = self._addresses[self._current]
-            self._channels[self._current] = grpc.aio.insecure_channel(address, options=OPTIONS)
+            self._channels[self._current] = self._credentials.channel(address, OPTIONS)
         return self._channels[self._current]
 
     @property

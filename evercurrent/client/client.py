@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from evercurrent.client import channel as channel
 from evercurrent.client.connection import Connection
+from evercurrent.client.credentials import Credentials, Tls, Token
 from evercurrent.client.errors import InvalidRequest, SessionClosed
 from evercurrent.client.exchange import Exchange
 from evercurrent.client.options import DEFAULT_PARTS, DEFAULT_RETRY, OnFull, Options, Parts, Retry, addresses_of
@@ -185,6 +186,9 @@ def connect(
     on_full: OnFull = Options.on_full,
     timings: bool = False,
     retry: Retry = DEFAULT_RETRY,
+    tls: Tls | None = None,
+    token: Token | None = None,
+    cluster_token: str | None = None,
     tracer_provider: TracerProvider | None = None,
     parts: Parts = DEFAULT_PARTS,
 ) -> Client:
@@ -195,6 +199,9 @@ def connect(
 
     With `mode="direct"` the client talks to the workers itself and no router is on the way: `addresses` are routers, to
     be asked who the workers are, or the workers, "name=host:port". It needs the extra `evercurrent[direct]`.
+
+    `tls` says how the service is known, `token` is a bearer token or what gives a fresh one; in direct mode workers ask
+    for the `cluster_token`, or for a certificate of theirs.
 
     With a `tracer_provider` (OpenTelemetry's: `trace.get_tracer_provider()`) each observation is a span, and the spans
     of the service belong to its trace.
@@ -219,5 +226,7 @@ def connect(
         on_full=on_full,
         timings=timings,
         retry=retry,
+        credentials=Credentials(tls, token, cluster_token),
     )
+    options.credentials.check(addresses_of(addresses))
     return Client(addresses_of(addresses), mode, options, parts)

@@ -128,6 +128,9 @@ RETRIED_UNEXPLAINED = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.DEADL
 CLIENT_CLOSED = "CLIENT_CLOSED"
 """The reason of what a client ends itself: no Reason of the contract."""
 
+RETRIED_REASONS = frozenset({"TOKEN_EXPIRED"})
+"""Retried whatever their code: whoever gives tokens gives another one."""
+
 FINAL_REASONS = frozenset({"SESSION_FORGOTTEN", "SESSION_TAKEN", CLIENT_CLOSED})
 """Not retried whatever their code."""
 
@@ -153,6 +156,8 @@ def is_transient(ending: Ending) -> bool:
     """Whether trying again may help."""
     if ending.reason in FINAL_REASONS:
         return False
+    if ending.reason in RETRIED_REASONS:
+        return True
     return ending.code in RETRIED or (ending.code in RETRIED_UNEXPLAINED and not ending.reason)
 
 

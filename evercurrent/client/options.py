@@ -11,6 +11,7 @@ from typing import Literal
 
 from ulid import ULID
 
+from evercurrent.client.credentials import Credentials
 from evercurrent.client.errors import InvalidRequest
 from evercurrent.client.spans import NoSpans, Spans
 
@@ -31,6 +32,7 @@ class Retry:
 
 
 DEFAULT_RETRY = Retry()
+NO_CREDENTIALS = Credentials()
 
 _POSITIVE = (
     "timeout_s",
@@ -71,6 +73,7 @@ class Options:
     on_full: OnFull = "give_up"
     timings: bool = False
     retry: Retry = DEFAULT_RETRY
+    credentials: Credentials = NO_CREDENTIALS
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:

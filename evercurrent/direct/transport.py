@@ -14,12 +14,14 @@ import grpc
 from google.protobuf.message import Message
 from ulid import ULID
 
+from evercurrent.client.credentials import Credentials
 from evercurrent.client.errors import CLIENT_CLOSED, Ending, ending_of_refusal
 from evercurrent.client.options import Options
 from evercurrent.client.transport import CallFailed, Stream
 from evercurrent.direct.members import RouterSource, members_of
 from evercurrent.direct.stream import CANCELLED, Context, DirectStream
 from evercurrent.errors import Refused, abort, refused
+from evercurrent.security.dialing import Dialing
 from evercurrent.settings import RouterSettings
 from evercurrent.v1 import description_pb2
 from evercurrent.v1 import observation_pb2 as pb
@@ -38,6 +40,7 @@ from router.discovery import StaticSource
 from router.exchange_stream import serve_exchange
 from router.routing import Routing, bounds_of
 from router.session_stream import serve_session
+from router.streams import Door
 from router.traces import Traces
 from router.unary import Turns, observe, predict
 
@@ -51,11 +54,22 @@ READY_PATIENCE_S = 2.0
 CLOSED = Ending(grpc.StatusCode.CANCELLED, "the client was closed: connect again", CLIENT_CLOSED)
 
 
+def _dialing_of(credentials: Credentials) -> Dialing:
+    """How workers are called."""
+    tls, token = credentials.tls, credentials.cluster_token
+    return Dialing(
+        None if tls is None else tls.credentials,
+        "" if tls is None else tls.server_name,
+        None if token is None else lambda: (token.encode(),),
+    )
+
+
 class DirectTransport:
     """A `Transport` to workers. `addresses` are theirs, with their names, or those of routers that know them."""
 
     def __init__(self, addresses: tuple[str, ...], options: Options) -> None:
         self._settings = RouterSettings(name=f"direct-{ULID()}", workers=members_of(addresses))
+        self._dialing = _dialing_of(options.credentials)
         self._routers: RouterSource | None = None
         if self._settings.workers:
             self._source: RouterSource | StaticSource = StaticSource(self._settings.workers)
@@ -64,6 +78,7 @@ class DirectTransport:
             self._source = self._routers = RouterSource(addresses, options)
             self._routing = self._made(self._routers.ask_soon)
         self._turns = Turns()
+        self._door = Door()
         self._tasks = asyncio.TaskGroup()
         self._streams: set[asyncio.Task[None]] = set()
         self._living: asyncio.Task[None] | None = None
@@ -88,11 +103,11 @@ class DirectTransport:
 
     def session(self) -> Stream[SessionRequest, SessionResponse]:
         core, bytes_max = self._routing.core, self._settings.observation_bytes_max
-        return self._stream(SessionResponse, lambda context: serve_session(core, bytes_max, context))
+        return self._stream(SessionResponse, lambda context: serve_session(core, bytes_max, context, self._door))
 
     def exchange(self) -> Stream[ExchangeRequest, ExchangeResponse]:
         core, settings = self._routing.core, self._settings
-        return self._stream(ExchangeResponse, lambda context: serve_exchange(core, settings, context))
+        return self._stream(ExchangeResponse, lambda context: serve_exchange(core, settings, context, self._door))
 
     async def observe(self, request: ObserveRequest, timeout_s: float) -> ObserveResponse:
         # The call shortens its timeouts, and the caller may send it again.
@@ -132,6 +147,7 @@ class DirectTransport:
         settings = self._settings
         routing = Routing(self._source, settings.name, bounds_of(settings), settings.link_silence_ms / 1000, lost)
         # The client's own spans are those of this hop: workers go on with them.
+        routing.core.dialing = self._dialing
         routing.core.traces = Traces(None, routing.core.clock_us, routing.core.user_of)
         return routing
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from itertools import accumulate
+from ssl import SSLContext
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -60,8 +61,8 @@ def _distribution(point: Point) -> Distribution:
 
 
 @asynccontextmanager
-async def serve_metrics(address: str, read: Reader) -> AsyncIterator[str]:
-    """Serves /metrics on "host:port" meanwhile; gives the address bound.
+async def serve_metrics(address: str, read: Reader, tls: SSLContext | None = None) -> AsyncIterator[str]:
+    """Serves /metrics on "host:port" meanwhile, over TLS if there is a context; gives the address bound.
 
     Raises:
         OSError: the address cannot be bound; the text names it.
@@ -77,7 +78,7 @@ async def serve_metrics(address: str, read: Reader) -> AsyncIterator[str]:
     host, _, port = address.rpartition(":")
     try:
         try:
-            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+            await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=tls).start()
         except OSError as error:
             raise OSError(f"cannot serve metrics on {address}: {error.strerror or error}") from error
         yield f"{host}:{runner.addresses[0][1]}"

@@ -44,8 +44,10 @@ async def metrics(settings: ServiceSettings, service: str, name: str, read: Read
             resource = resource_of(service, name)
             await stack.enter_async_context(export_metrics(settings.otlp_endpoint, resource, read))
         if settings.metrics_address is not None:
+            from evercurrent.security.tls import metrics_context
             from evercurrent.telemetry.prometheus import serve_metrics
 
-            address = await stack.enter_async_context(serve_metrics(settings.metrics_address, read))
+            serving = serve_metrics(settings.metrics_address, read, metrics_context(settings))
+            address = await stack.enter_async_context(serving)
             logger.info("metrics served", address=address)
         yield

@@ -54,6 +54,9 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_MODEL_CHANGE: _ClassVar[Reason]
     REASON_REVISION: _ClassVar[Reason]
     REASON_NOT_QUARANTINED: _ClassVar[Reason]
+    REASON_UNAUTHENTICATED: _ClassVar[Reason]
+    REASON_TOKEN_EXPIRED: _ClassVar[Reason]
+    REASON_PERMISSION: _ClassVar[Reason]
 
 class WaitFor(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -102,6 +105,9 @@ REASON_QUARANTINED: Reason
 REASON_MODEL_CHANGE: Reason
 REASON_REVISION: Reason
 REASON_NOT_QUARANTINED: Reason
+REASON_UNAUTHENTICATED: Reason
+REASON_TOKEN_EXPIRED: Reason
+REASON_PERMISSION: Reason
 WAIT_FOR_UNSPECIFIED: WaitFor
 WAIT_FOR_APPLIED: WaitFor
 WAIT_FOR_DURABLE: WaitFor

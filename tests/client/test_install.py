@@ -45,7 +45,7 @@ def test_the_extra_is_what_is_refused_here() -> None:
     requirements = {*extras["server"], *extras["direct"]} - {"evercurrent[direct]"}
     names = {re.split(r"[<>=\[]", requirement)[0] for requirement in requirements}
     modules = {name.removeprefix("grpcio-").replace("-", "_") for name in names}
-    imported = {"health_checking": "grpc_health", "reflection": "grpc_reflection"}
+    imported = {"health_checking": "grpc_health", "reflection": "grpc_reflection", "pyjwt": "jwt"}
     modules = {imported.get(name, name.partition("_")[0] if "opentelemetry" in name else name) for name in modules}
     assert modules - {"status"} == SERVER_MODULES - {"botocore", "pydantic_core"}
     light = {re.split(r"[<>=\[]", requirement)[0] for requirement in project["dependencies"]}
