@@ -31,6 +31,7 @@ SET_BY_THE_CHART = frozenset(
         "tls_key",
         "tls_client_ca",
         "tls_ca",
+        "tls_server_name",
         "cluster_token_file",
         "insecure",
     }

@@ -13,7 +13,7 @@ import typer
 from evercurrent.cli.errors import CommandError
 from evercurrent.cli.imports import ShadowedError, drop_working_directory
 from evercurrent.cli.options import ConfigOption, Flags, with_settings
-from evercurrent.cli.routers import DEFAULT_ADDRESS, Router, with_router
+from evercurrent.cli.routers import Router, with_router
 from evercurrent.settings import RouterSettings, SettingsError, WorkerSettings, load_settings
 
 app = typer.Typer(
@@ -239,32 +239,21 @@ def forget(
 
 
 @app.command()
+@with_router
 def health(
-    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="A router or worker.")] = DEFAULT_ADDRESS,
+    router: Router,
     service: Annotated[
         str, typer.Option(metavar="NAME", help="One of its gRPC services.", show_default="all of it")
     ] = "",
     timeout: Annotated[float, typer.Option(metavar="S", min=0.1, help="Seconds that it may take to answer.")] = 3.0,
-    tls_ca: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="CA certificates, PEM, by which to know it.", show_default="no TLS"),
-    ] = None,
-    tls_certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A certificate to show, PEM.", show_default="none")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its key, PEM.", show_default="none")] = None,
-    tls_name: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="What its certificate must be valid for.", show_default="the host called"),
-    ] = None,
 ) -> None:
-    """Ask a router or worker whether it serves. Exit code 0: it does.
+    """Ask a router, or a worker at that address, whether it serves. Exit code 0: it does.
 
     For probes where the service speaks TLS (grpc.health.v1); without TLS, orchestrators can ask by themselves.
     """
-    from evercurrent.cli.health import Tls, show_health
+    from evercurrent.cli.health import show_health
 
-    show_health(address, service, timeout, Tls(tls_ca, tls_certificate, tls_key, tls_name))
+    show_health(router, service, timeout)
 
 
 @app.command()

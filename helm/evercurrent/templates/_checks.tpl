@@ -3,7 +3,7 @@
 {{- $security := .Values.security }}
 {{- range $role := list "router" "worker" }}
 {{- $config := index $.Values.config $role }}
-{{- range $key := list "name" "address" "advertised_address" "metrics_address" "workers" "kubernetes_service" "kubernetes_port_name" "kubernetes_kubeconfig" "kubernetes_context" "tls_certificate" "tls_key" "tls_client_ca" "tls_ca" "cluster_token_file" "insecure" }}
+{{- range $key := list "name" "address" "advertised_address" "metrics_address" "workers" "kubernetes_service" "kubernetes_port_name" "kubernetes_kubeconfig" "kubernetes_context" "tls_certificate" "tls_key" "tls_client_ca" "tls_ca" "tls_server_name" "cluster_token_file" "insecure" }}
 {{- if hasKey $config $key }}
 {{- fail (printf "config.%s.%s: the chart sets it" $role $key) }}
 {{- end }}

@@ -60,7 +60,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- if .Values.network.ipv6 }}[::]{{ else }}0.0.0.0{{ end }}
 {{- end }}
 
-{{/* The name that clients call, and that the certificate must be valid for. */}}
+{{/* The name that clients call, and that the certificate of routers and workers must be valid for. */}}
 {{- define "evercurrent.serverName" -}}
 {{- default (printf "%s-router.%s.svc" (include "evercurrent.fullname" .) .Release.Namespace) .Values.security.tls.serverName }}
 {{- end }}
@@ -94,6 +94,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- $_ := set $own "tls_certificate" "/etc/evercurrent/tls/tls.crt" }}
 {{- $_ := set $own "tls_key" "/etc/evercurrent/tls/tls.key" }}
 {{- $_ := set $own "tls_ca" "/etc/evercurrent/tls/ca.crt" }}
+{{- $_ := set $own "tls_server_name" (include "evercurrent.serverName" $root) }}
 {{- if include "evercurrent.clientCertificates" . }}
 {{- $_ := set $own "tls_client_ca" "/etc/evercurrent/tls/ca.crt" }}
 {{- end }}
