@@ -121,7 +121,7 @@ def test_a_certificate_is_shown_where_one_is_asked_for(
     [
         (["--tls-name", NAME], 2, "--tls-ca: needed"),
         (["--tls-ca", "ca.crt", "--tls-key", "tls.key"], 2, "--tls-certificate and --tls-key"),
-        (["--tls-ca", "/nowhere/ca.crt"], 1, "/nowhere/ca.crt"),
+        (["--tls-ca", "/nowhere/ca.crt"], 2, "/nowhere/ca.crt"),
     ],
 )
 def test_options_that_cannot_be_are_named(options: list[str], code: int, text: str) -> None:
