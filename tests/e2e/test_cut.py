@@ -76,7 +76,8 @@ def network() -> Iterator[Network]:
 @contextmanager
 def serving(kind: str, *options: str, inside: Sequence[str] = ()) -> Iterator[str]:
     """A process of ours that is ready; its address. It has to end well."""
-    command = [*inside, sys.executable, "-P", "-m", "evercurrent.cli", kind, "--end-with-stdin", "--insecure=true", *options]
+    ours = (sys.executable, "-P", "-m", "evercurrent.cli", kind, "--end-with-stdin", "--insecure=true")
+    command = [*inside, *ours, *options]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **CREDENTIALS}
     ) as process:
