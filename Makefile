@@ -6,6 +6,7 @@
 #   make check                                    what CI runs: lint, types, import directions, contract, chart, tests
 #   make chart                                    the Helm chart: its schema, lint, its tests and the image's
 #   make bench [NAME=latency] [QUICK=1] [JSON=FILE]
+#   make bench-micro                              pure parts of the hot path by themselves
 #   make sim [SEEDS=n]                            the durability protocol under n seeds of simulated faults
 #   make protos                                   stubs anew, after a change of protos/
 
@@ -16,7 +17,7 @@ SOURCES := evercurrent router worker persistence bench tests scripts helm
 NAME ?= latency
 SEEDS ?= 1000
 
-.PHONY: demo test check lint types imports contract chart schema bench sim protos install
+.PHONY: demo test check lint types imports contract chart schema bench bench-micro sim protos install
 
 install: $(INSTALLED)
 
@@ -56,6 +57,9 @@ schema: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m bench $(NAME) $(if $(QUICK),--quick) $(if $(JSON),--json '$(JSON)')
+
+bench-micro: $(INSTALLED)
+	$(BIN)/python -m pytest bench/micro --benchmark-columns=min,median,iqr,ops,rounds --benchmark-sort=name $(ARGUMENTS)
 
 sim: $(INSTALLED)
 	$(BIN)/python -m tests.sim --seeds '$(SEEDS)'

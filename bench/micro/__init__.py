@@ -1,0 +1,1 @@
+"""Micro-benchmarks of pure parts, by pytest-benchmark: `make bench-micro`."""
