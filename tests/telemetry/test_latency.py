@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evercurrent.telemetry.latency import NUM_SLICES, SLICE_S, LatencyWindow
+from evercurrent.telemetry.latency import BOUNDS_US, NUM_SLICES, SLICE_S, LatencyWindow
 
 RELATIVE_ERROR = 1 / 32
 WINDOW_S = NUM_SLICES * SLICE_S
@@ -39,6 +39,17 @@ def test_what_is_older_than_the_window_is_forgotten() -> None:
     assert window.summary(WINDOW_S + 11).count == 0
     window.record([20], now_s=WINDOW_S + 5)
     assert (window.summary(WINDOW_S + 5).count, window.summary(WINDOW_S + 5).max_ms) == (2, 0.02)
+
+
+@given(frames=st.lists(values, min_size=1, max_size=8), pause_s=st.sampled_from([1, 15, 70]))
+def test_a_distribution_is_of_all_that_ever_was(frames: list[list[int]], pause_s: int) -> None:
+    window = LatencyWindow()
+    for at, frame in enumerate(frames):
+        window.record(frame, now_s=1000.0 + at * pause_s)
+    found, flat = window.distribution(), np.concatenate(frames)
+    edges = [0, *BOUNDS_US, 1 << 62]
+    assert list(found.counts) == np.histogram(flat, edges)[0].tolist()
+    assert found.sum_s == pytest.approx(flat.sum() / 1e6)
 
 
 def test_nothing_and_values_out_of_range() -> None:
