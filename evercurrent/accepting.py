@@ -14,6 +14,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
@@ -124,22 +125,24 @@ def _unary(answer: Any, parse: Callable[[bytes], Any]) -> Callable[[bytes, grpc.
 
 
 def _generating(answers: Any, parse: Callable[[bytes], Any]) -> Callable[[bytes, grpc.aio.ServicerContext], Any]:
-    async def call(raw: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-        request = await _parsed(raw, parse, context)
-        async for answer in answers(request, context):
-            yield answer
+    # A coroutine: gRPC leaves a generator, and what that holds, to the garbage collector when its call is cancelled.
+    async def call(raw: bytes, context: grpc.aio.ServicerContext) -> None:
+        async with aclosing(answers(await _parsed(raw, parse, context), context)) as found:
+            async for answer in found:
+                await context.write(answer)
 
     return call
 
 
 def _streaming(answers: Any, parse: Callable[[bytes], Any]) -> Callable[[Any, grpc.aio.ServicerContext], Any]:
-    async def call(raws: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+    async def call(raws: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
         async def requests() -> AsyncIterator[Any]:
             async for raw in raws:
                 yield await _parsed(raw, parse, context)
 
-        async for answer in answers(requests(), context):
-            yield answer
+        async with aclosing(answers(requests(), context)) as found:
+            async for answer in found:
+                await context.write(answer)
 
     return call
 
