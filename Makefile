@@ -7,6 +7,7 @@
 #   make chart                                    the Helm chart: its schema, lint, its tests and the image's
 #   make bench [NAME=latency] [QUICK=1] [JSON=FILE]
 #   make sim [SEEDS=n]                            the durability protocol under n seeds of simulated faults
+#   make fuzz [FRAMES=n] [SEED=n]                 so many hostile frames against a router and a worker
 #   make protos                                   stubs anew, after a change of protos/
 
 PYTHON ?= python3
@@ -15,8 +16,10 @@ INSTALLED := .venv/.installed
 SOURCES := evercurrent router worker persistence bench tests scripts helm
 NAME ?= latency
 SEEDS ?= 1000
+FRAMES ?= 20000
+SEED ?= 1
 
-.PHONY: demo test check lint types imports contract chart schema bench sim protos install
+.PHONY: demo test check lint types imports contract chart schema bench sim fuzz protos install
 
 install: $(INSTALLED)
 
@@ -59,6 +62,9 @@ bench: $(INSTALLED)
 
 sim: $(INSTALLED)
 	$(BIN)/python -m tests.sim --seeds '$(SEEDS)'
+
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.fuzz --frames '$(FRAMES)' --seed '$(SEED)'
 
 protos: $(INSTALLED)
 	$(BIN)/python scripts/stubs.py

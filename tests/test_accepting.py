@@ -10,6 +10,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from evercurrent.accepting import checked
 from evercurrent.serving import bind, new_server
 from tests.fuzz.raw import DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame, grpc_message, header
 
@@ -81,3 +82,26 @@ async def test_a_list_of_all_health_is_unimplemented_without_an_error(
             await health_pb2_grpc.HealthStub(channel).List(health_pb2.HealthListRequest())
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert not caplog.records
+
+
+async def test_a_generator_is_closed_at_once_when_its_call_is_cancelled() -> None:
+    is_writing, closed = asyncio.Event(), []
+
+    async def answers(_: object, __: object) -> AsyncIterator[bytes]:
+        try:
+            yield b""
+        finally:
+            closed.append(True)
+
+    class Context:
+        async def write(self, _: bytes) -> None:
+            is_writing.set()
+            await asyncio.Event().wait()
+
+    handler = checked(grpc.unary_stream_rpc_method_handler(answers, bytes))
+    call = asyncio.create_task(handler.unary_stream(b"", Context()))
+    await is_writing.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert closed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -50,7 +51,7 @@ async def ending(channel: grpc.aio.Channel, method: str, *messages: bytes | Mess
     return call
 
 
-def tag_open(user: str, **fields: object) -> LinkTagOpen:
+def tag_open(user: str, **fields: Any) -> LinkTagOpen:
     """An open as a router sends it."""
     return LinkTagOpen(**{"tag": 1, "user_id": user, "slot": slot_of(user_key("", user)), **fields})
 
@@ -96,7 +97,7 @@ async def test_a_link_ends_at_what_is_no_frame(
     ],
 )
 async def test_a_worker_opens_nobody_who_cannot_be(
-    service: Service, worker: grpc.aio.Channel, wrong: dict[str, object], reason: int
+    service: Service, worker: grpc.aio.Channel, wrong: dict[str, Any], reason: int
 ) -> None:
     responses = await linked(worker, LinkFrame(opens=[tag_open("ann", **wrong)]))
     assert [opened.rejection.reason for opened in responses[-1].frame.opens] == [reason]
