@@ -8,6 +8,7 @@
 #   make bench [NAME=latency] [QUICK=1] [JSON=FILE]
 #   make bench-micro                              pure parts of the hot path by themselves
 #   make sim [SEEDS=n]                            the durability protocol under n seeds of simulated faults
+#   make fuzz [FRAMES=n] [SEED=n]                 so many hostile frames against a router and a worker
 #   make protos                                   stubs anew, after a change of protos/
 
 PYTHON ?= python3
@@ -16,8 +17,10 @@ INSTALLED := .venv/.installed
 SOURCES := evercurrent router worker persistence bench tests scripts helm
 NAME ?= latency
 SEEDS ?= 1000
+FRAMES ?= 20000
+SEED ?= 1
 
-.PHONY: demo test check lint types imports contract chart schema bench bench-micro sim protos install
+.PHONY: demo test check lint types imports contract chart schema bench bench-micro sim fuzz protos install
 
 install: $(INSTALLED)
 
@@ -63,6 +66,9 @@ bench-micro: $(INSTALLED)
 
 sim: $(INSTALLED)
 	$(BIN)/python -m tests.sim --seeds '$(SEEDS)'
+
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.fuzz --frames '$(FRAMES)' --seed '$(SEED)'
 
 protos: $(INSTALLED)
 	$(BIN)/python scripts/stubs.py

@@ -21,6 +21,8 @@ from evercurrent.v1 import observation_pb2 as pb
 
 DOMAIN = "evercurrent"
 
+TEXT_BYTES_MAX = 512
+
 STATUSES: dict[int, grpc.StatusCode] = {
     pb.REASON_SEQ_GAP: grpc.StatusCode.ABORTED,
     pb.REASON_SEQ_REGRESSION: grpc.StatusCode.ABORTED,
@@ -101,6 +103,7 @@ class Abortable(Protocol):
 
 async def abort(context: Abortable, why: pb.Rejection) -> NoReturn:
     """End a call because of a refusal, with details that a program can read. Never returns."""
+    why = rejection(why.reason, _clipped(why.field), _clipped(why.message), why.retry_after_ms)
     code = status_code(why.reason)
     reason = pb.Reason.Name(why.reason).removeprefix("REASON_")
     status = status_pb2.Status(code=code.value[0], message=f"{why.field}: {why.message}" if why.field else why.message)
@@ -120,6 +123,11 @@ async def pass_on(context: Abortable, error: grpc.aio.AioRpcError) -> NoReturn:
     """End a call as another call ended that was made for it, with its details. Never returns."""
     metadata = tuple(error.trailing_metadata() or ())
     await context.abort(error.code(), error.details() or "", metadata)
+
+
+def _clipped(text: str) -> str:
+    """A text that trailing metadata has room for: gRPC refuses more than 8 KiB, and this goes there three times."""
+    return text.encode()[:TEXT_BYTES_MAX].decode(errors="ignore")
 
 
 def _attach(

@@ -15,6 +15,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from evercurrent.accepting import accepting_server
 from evercurrent.channels import CHANNEL_OPTIONS
 
 STREAMS_PER_CONNECTION_MAX = 20_000
@@ -40,9 +41,16 @@ class Health(Protocol):
         """No service takes anybody new, from now on."""
 
 
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]
+    """That of the library lacks a method, and raises when it is called."""
+
+    async def List(self, _: health_pb2.HealthListRequest, context: grpc.aio.ServicerContext) -> None:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask for a service by its name")
+
+
 def new_health() -> Health:
     """Health of which nothing is known yet."""
-    servicer: Health = health.aio.HealthServicer()
+    servicer: Health = _Health()
     return servicer
 
 
@@ -53,13 +61,14 @@ async def new_server(
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> grpc.aio.Server:
     """A server with these handlers, health (all services SERVING, told by `servicer`) and reflection."""
-    server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=interceptors)
+    served = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    server = accepting_server(served, SERVER_OPTIONS, interceptors)
     server.add_generic_rpc_handlers(tuple(handlers))
     servicer = servicer or new_health()
     for name in ("", *services):
         await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection(served, server)
     return server
 
 

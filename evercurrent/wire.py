@@ -24,6 +24,9 @@ from evercurrent.v1.columns_pb2 import EVENT_KIND_OBSERVATION
 Records = NDArray[np.void]
 """A structured array of events or results, by the dtypes of a Layout."""
 
+SEQ_MAX = (1 << 63) - 1
+"""No skip goes further: what follows must have a seq as well."""
+
 WATERMARK = np.dtype([("durable_seq", "<u8"), ("tag", "<u4"), ("padding", "V4")])
 """One watermark record: see LinkResults.watermarks."""
 

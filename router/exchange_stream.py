@@ -30,7 +30,14 @@ from evercurrent.v1.session_pb2 import ExchangeOpen, ExchangeOpened, GoAway, Ses
 from evercurrent.v1.wire_pb2 import WireExchangeFrame, WireExchangeRequest, WireExchangeResponse, WireExchangeResults
 from evercurrent.wire import Records, joined
 from router.core import RoutingCore
-from router.requests import check_durability, check_model, check_namespace, check_user_id, checked_session_id
+from router.requests import (
+    check_durability,
+    check_model,
+    check_model_version,
+    check_namespace,
+    check_user_id,
+    checked_session_id,
+)
 from router.sessions import OPENING, SETTLING
 from router.streams import Door, parse, serve, unix_us
 
@@ -55,6 +62,7 @@ class ExchangeStream:
         check_namespace(request.namespace, "open.namespace")
         check_model(request.model, core.model, "open.model")
         check_durability(request.wait_durable, core.has_store, "open.wait_durable")
+        check_model_version(request.model_version, "open.model_version")
         self._core = core
         self._settings = settings
         self._namespace = request.namespace

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -113,7 +113,7 @@ class Models:
 
     async def watch(
         self, request: admin_pb2.WatchComparisonRequest
-    ) -> AsyncIterator[admin_pb2.WatchComparisonResponse]:
+    ) -> AsyncGenerator[admin_pb2.WatchComparisonResponse]:
         """How the versions compare, again and again, for ever."""
         interval_ms = request.interval_ms or WATCH_INTERVAL_MS
         if interval_ms < WATCH_INTERVAL_MIN_MS:

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from ulid import ULID
 
 from evercurrent.errors import refused
+from evercurrent.naming import check_model_version as check_model_version
+from evercurrent.naming import check_namespace as check_namespace
+from evercurrent.naming import check_user_id as check_user_id
 from evercurrent.v1 import description_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import (
@@ -21,27 +24,10 @@ from evercurrent.v1.columns_pb2 import (
 )
 from evercurrent.wire import Event, Layout
 
-USER_ID_BYTES_MAX = 256
-NAMESPACE_BYTES_MAX = 64
 OBSERVATION_ID_BYTES_MAX = 64
 CANDIDATES_MAX = 1024
 
 _TIMEOUT_US_MAX = (1 << 32) - 1
-
-
-def check_user_id(user_id: str, field: str) -> None:
-    """1 to 256 bytes."""
-    size = len(user_id.encode())
-    if not 1 <= size <= USER_ID_BYTES_MAX:
-        raise refused(pb.REASON_USER_ID, field, f"has {size} bytes; 1 to {USER_ID_BYTES_MAX} are taken")
-
-
-def check_namespace(namespace: str, field: str) -> None:
-    """At most 64 bytes, none of them NUL."""
-    size = len(namespace.encode())
-    if size > NAMESPACE_BYTES_MAX or "\0" in namespace:
-        text = f"has {size} bytes; at most {NAMESPACE_BYTES_MAX} are taken, and no NUL"
-        raise refused(pb.REASON_MODEL, field, text)
 
 
 def check_model(asked: str, served: description_pb2.ModelDescription, field: str) -> None:

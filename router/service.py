@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
 from typing import TypeVar
 
@@ -82,13 +83,14 @@ def admin_handler(core: RoutingCore, router: str, models: Models) -> grpc.Generi
         return _unary(call, request, response)
 
     def streaming(
-        answers: Callable[[Q], AsyncIterator[R]], request: type[Q], response: type[R]
+        answers: Callable[[Q], AsyncGenerator[R]], request: type[Q], response: type[R]
     ) -> grpc.RpcMethodHandler:
         async def call(message: Q, context: grpc.aio.ServicerContext) -> AsyncIterator[R]:
             try:
                 with first_error():
-                    async for answer in answers(message):
-                        yield answer
+                    async with aclosing(answers(message)) as found:
+                        async for answer in found:
+                            yield answer
             except Refused as error:
                 await abort(context, error.rejection)
             except grpc.aio.AioRpcError as error:

@@ -27,11 +27,19 @@ from evercurrent.v1.session_pb2 import (
     SessionResponse,
     Watermark,
 )
-from evercurrent.wire import Records
+from evercurrent.wire import SEQ_MAX, Records
 from router.core import RoutingCore
 from router.replies import Replies
-from router.requests import Packer, check_durability, check_model, check_namespace, check_user_id, checked_session_id
-from router.sessions import SEQ_MAX, too_far
+from router.requests import (
+    Packer,
+    check_durability,
+    check_model,
+    check_model_version,
+    check_namespace,
+    check_user_id,
+    checked_session_id,
+)
+from router.sessions import too_far
 from router.streams import Door, parse, serve, unix_us
 
 
@@ -46,6 +54,7 @@ class SessionStream:
         check_namespace(request.namespace, "open.namespace")
         check_model(request.model, core.model, "open.model")
         check_durability(request.wait_durable, core.has_store, "open.wait_durable")
+        check_model_version(request.model_version, "open.model_version")
         self._wait_durable = request.wait_durable
         self._session_id = checked_session_id(request.session_id, "open.session_id")
         self._packer = Packer(core.layout)

@@ -28,12 +28,9 @@ from evercurrent.v1.columns_pb2 import (
     EVENT_KIND_QUERY,
     EVENT_KIND_SKIP,
 )
-from evercurrent.wire import Records
+from evercurrent.wire import SEQ_MAX, Records
 
 FREE, OPENING, ACTIVE, SETTLING, CLOSING = range(5)
-
-SEQ_MAX = (1 << 63) - 1
-"""No skip goes further: what follows must have a seq as well."""
 
 NOBODY = 0
 """The feed of sessions whose stream is gone: what still comes for them is dropped."""

@@ -16,10 +16,11 @@ from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
 from evercurrent.v1.columns_pb2 import IndexedRejection
 from evercurrent.v1.session_pb2 import ObserveRequest, PredictRequest
-from evercurrent.wire import Records
+from evercurrent.wire import SEQ_MAX, Records
 from router.core import RoutingCore
 from router.replies import Replies
 from router.requests import Packer, check_durability, check_model, check_namespace, check_user_id, checked_session_id
+from router.sessions import too_far
 from router.streams import unix_us
 
 User = tuple[str, str, str]
@@ -64,6 +65,8 @@ async def observe(
     observation = request.observation
     if bool(request.session_id) != bool(observation.seq):
         raise refused(pb.REASON_PROTOCOL, "observation.seq", "session_id and seq come together or not at all")
+    if observation.seq > SEQ_MAX:
+        raise Refused(too_far(observation.seq, "observation.seq"))
     session_id = checked_session_id(request.session_id, "session_id") if request.session_id else ""
     if time_left_s is not None:
         observation.timeout_ms = _sooner_ms(observation.timeout_ms, time_left_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import grpc
@@ -47,7 +47,7 @@ async def forget_user(core: RoutingCore, request: admin_pb2.ForgetUserRequest) -
 
 async def export_user(
     core: RoutingCore, request: admin_pb2.ExportUserRequest
-) -> AsyncIterator[admin_pb2.ExportUserResponse]:
+) -> AsyncGenerator[admin_pb2.ExportUserResponse]:
     """All that is held of a user. Raises as `forget_user`."""
     slot, link = _owner(core, request.user_id, request.namespace)
     await _flush_all(core)

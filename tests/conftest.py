@@ -6,8 +6,11 @@ import os
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from evercurrent.settings import PREFIX
+
+settings.register_profile("fuzz", max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def pytest_configure() -> None:

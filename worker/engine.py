@@ -33,7 +33,7 @@ from evercurrent.v1.columns_pb2 import (
     IndexedRejection,
 )
 from evercurrent.v1.models_pb2 import ModelRole
-from evercurrent.wire import Layout, Records
+from evercurrent.wire import SEQ_MAX, Layout, Records
 from persistence.rows import U64
 from worker.arrivals import Arrival, Arrivals, Caller, WaitingTag
 from worker.feeds import ENDED, TAG_MAX, WAITING, Feeds
@@ -208,12 +208,14 @@ class Engine:
         answer: those of tags that were given up.
 
         Raises:
-            Refused: REASON_PROTOCOL, a refusal or trace of no event.
+            Refused: REASON_PROTOCOL, a refusal or trace of no event, a refusal of one that is not REFUSED, or two.
         """
         feeds = self._feeds[link]
         for name, indexed in (("refusals", refusals), ("traces", traces)):
             if any(one.index >= len(events) for one in indexed):
                 raise refused(pb.REASON_PROTOCOL, f"frame.{name}", "names no event of its frame")
+        if refusals:
+            _check_refusals(events, [refusal.index for refusal in refusals])
         if len(events) == 1 and not refusals and not feeds.has_pins and self._receive_one(link, events, traces):
             return 0
         marks = np.zeros(len(events), MARKS)
@@ -479,7 +481,7 @@ class Engine:
 
     def _open(self, tag: WaitingTag) -> worker_pb2.LinkTagOpened | None:
         """Open a tag if its user is here; None if that is to be waited for."""
-        request = tag.request
+        request, row = tag.request, None
         try:
             row = self._host.seek(tag.user, tag.slot)
             if row is None:
@@ -487,6 +489,8 @@ class Engine:
             pin = self._pin(row, request.model_version) if request.model_version else NO_PIN
             entry = self._open_session(row, request.session_id)
         except Refused as error:
+            if row is not None:
+                self._drop_if_blank(row)
             return worker_pb2.LinkTagOpened(tag=request.tag, rejection=error.rejection)
         self._feeds[tag.link].open(request.tag, row, entry, pin)
         self.slab.num_tags[row] += 1
@@ -516,7 +520,13 @@ class Engine:
         return self.versions.index(version)
 
     def _open_session(self, row: int, session_id: str) -> int:
-        return self.sessions.open(row, int(ULID.from_str(session_id))) if session_id else UNSEQUENCED
+        if not session_id:
+            return UNSEQUENCED
+        try:
+            number = int(ULID.from_str(session_id))
+        except ValueError as error:
+            raise refused(pb.REASON_SESSION_ID, "session_id", "is not a ULID") from error
+        return self.sessions.open(row, number)
 
     def _set_aside(self, link: int, events: Waiting) -> None:
         """Keep events until their users are here."""
@@ -546,6 +556,7 @@ class Engine:
             self._arrivals.add(caller)
         else:
             caller.answer(row)
+            self._drop_if_blank(row)
 
     def _refuse(self, arrivals: Sequence[Arrival], why: pb.Rejection) -> None:
         for arrival in arrivals:
@@ -690,6 +701,8 @@ class Engine:
         if mark["reason"] in (pb.REASON_TAG, pb.REASON_COLUMNS):
             return self._fault(taken, index, now_us), False
         last = int(self.sessions.last_seq[entry])
+        if kind == EVENT_KIND_SKIP and seq > SEQ_MAX:
+            return rejection(pb.REASON_SEQ_GAP, "seq", f"{seq} is above {SEQ_MAX}"), False
         if kind == EVENT_KIND_SKIP:
             results["status"][index] = pb.STATUS_SKIPPED
             if entry != UNSEQUENCED and seq > last:
@@ -869,6 +882,12 @@ class Engine:
             ]
             split.append(Results(link, results[members], indexed))
         return split
+
+
+def _check_refusals(events: Records, indices: Sequence[int]) -> None:
+    """Each belongs to an event of its own, of the kind that is answered by it: no other would ever ask for it."""
+    if len(set(indices)) < len(indices) or (events["kind"][indices] != EVENT_KIND_REFUSED).any():
+        raise refused(pb.REASON_PROTOCOL, "frame.refusals", "names an event that is not refused, or one twice")
 
 
 def _is_pinned(link: int, pin: int, marks: Records) -> Mask:

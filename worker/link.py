@@ -15,24 +15,27 @@ from typing import NoReturn
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from ulid import ULID
 
 from evercurrent.describe import describe
-from evercurrent.errors import Refused, abort, refused, sole_refusal
-from evercurrent.slots import NUM_SLOTS, user_key
+from evercurrent.errors import Refused, abort, refused, rejection, sole_refusal
+from evercurrent.slots import NUM_SLOTS
 from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
+from worker.engine import Engine
 from worker.incarnation import Incarnation
 from worker.models import Models
 from worker.outboxes import Outbox, Stream
 from worker.peers import HandingOver
 from worker.top_users import top_users_method
-from worker.users import user_methods
+from worker.users import checked_user, user_methods
 from worker.versions import Versions
 
 PROTOCOL_VERSION = 1
 SERVICE = "evercurrent.v1.WorkerService"
+ROUTER_NAME_MAX = 256
 LAST_ANSWERS_S = 1.0
 """A link that is to end waits so long for what was taken in to be answered."""
 
@@ -75,7 +78,7 @@ class WorkerService:
     def handler(self) -> grpc.GenericRpcHandler:
         """What a gRPC server is given."""
         link = grpc.stream_stream_rpc_method_handler(
-            self._link, worker_pb2.LinkRequest.FromString, worker_pb2.LinkResponse.SerializeToString
+            self._link, response_serializer=worker_pb2.LinkResponse.SerializeToString
         )
         release = grpc.unary_stream_rpc_method_handler(
             self._release, worker_pb2.ReleaseRequest.FromString, worker_pb2.ReleaseResponse.SerializeToString
@@ -95,7 +98,7 @@ class WorkerService:
 
     async def _link(self, _: object, context: grpc.aio.ServicerContext) -> None:
         try:
-            opening = self._greeting(await context.read())
+            opening = _greeting(await context.read())
             incarnation = self._current
         except Refused as error:
             await abort(context, error.rejection)
@@ -130,16 +133,17 @@ class WorkerService:
 
     async def _receive(self, incarnation: Incarnation, link: int, outbox: Outbox, stream: Stream) -> None:
         engine = incarnation.engine
-        while (message := await stream.read()) is not grpc.aio.EOF:
+        while (raw := await stream.read()) is not grpc.aio.EOF:
             if incarnation.leaving.is_set():
                 continue
-            if not isinstance(message, worker_pb2.LinkRequest) or message.WhichOneof("request") != "frame":
+            message = _parsed(raw)
+            if message.WhichOneof("request") != "frame":
                 raise refused(pb.REASON_PROTOCOL, "request", "expected a frame")
             frame = message.frame
             if frame.HasField("slots"):
                 incarnation.told_slots(link, _checked_slots(frame.slots))
             for tag_open in frame.opens:
-                opened = engine.open(link, tag_open, user_key(tag_open.namespace, tag_open.user_id))
+                opened = _opened(engine, link, tag_open)
                 if opened is not None:
                     outbox.put_open(opened)
             events = engine.layout.events(frame.events)
@@ -160,11 +164,11 @@ class WorkerService:
     ) -> AsyncIterator[worker_pb2.ReleaseResponse]:
         incarnation = self.incarnation
         if incarnation.name != request.incarnation or incarnation.is_over:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{request.incarnation} is no more")
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the incarnation that was asked for is no more")
         try:
             claims = {_slot(one.slot): int(ULID.from_str(one.claim)) for one in request.slots}
         except ValueError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"slots: {error}")
+            await abort(context, rejection(pb.REASON_PROTOCOL, "slots", str(error)))
         acting, ownership = incarnation.acting, incarnation.ownership
         handing_over = HandingOver()
         with incarnation.releasing():
@@ -173,22 +177,46 @@ class WorkerService:
                 async for message in messages:
                     yield message
 
-    def _greeting(self, message: object) -> worker_pb2.LinkOpen:
-        """How the router introduces itself.
 
-        Raises:
-            Refused: the first message is no open, or one of another release or slot count.
-        """
-        if not isinstance(message, worker_pb2.LinkRequest) or message.WhichOneof("request") != "open":
-            raise refused(pb.REASON_PROTOCOL, "open", "the first message of a link is its open")
-        opening = message.open
-        if opening.protocol_version != PROTOCOL_VERSION:
-            text = f"this worker speaks version {PROTOCOL_VERSION}, not {opening.protocol_version}"
-            raise refused(pb.REASON_VERSION, "open.protocol_version", text)
-        if opening.slots != NUM_SLOTS:
-            text = f"this worker has {NUM_SLOTS} slots, not {opening.slots}"
-            raise refused(pb.REASON_VERSION, "open.slots", text)
-        return opening
+def _greeting(raw: object) -> worker_pb2.LinkOpen:
+    """How the router introduces itself.
+
+    Raises:
+        Refused: the first message is no open, or one of another release or slot count.
+    """
+    message = _parsed(raw)
+    if message.WhichOneof("request") != "open":
+        raise refused(pb.REASON_PROTOCOL, "open", "the first message of a link is its open")
+    opening = message.open
+    if opening.protocol_version != PROTOCOL_VERSION:
+        text = f"this worker speaks version {PROTOCOL_VERSION}, not {opening.protocol_version}"
+        raise refused(pb.REASON_VERSION, "open.protocol_version", text)
+    if opening.slots != NUM_SLOTS:
+        text = f"this worker has {NUM_SLOTS} slots, not {opening.slots}"
+        raise refused(pb.REASON_VERSION, "open.slots", text)
+    if len(opening.router) > ROUTER_NAME_MAX:
+        text = f"has {len(opening.router)} characters; {ROUTER_NAME_MAX} are taken"
+        raise refused(pb.REASON_PROTOCOL, "open.router", text)
+    return opening
+
+
+def _opened(engine: Engine, link: int, request: worker_pb2.LinkTagOpen) -> worker_pb2.LinkTagOpened | None:
+    """As Engine.open, which also refuses whom there cannot be."""
+    try:
+        user = checked_user(request.namespace, request.user_id, request.slot)
+    except Refused as error:
+        return worker_pb2.LinkTagOpened(tag=request.tag, rejection=error.rejection)
+    return engine.open(link, request, user)
+
+
+def _parsed(raw: object) -> worker_pb2.LinkRequest:
+    """A message of a link. One that never came is empty. Raises Refused: it is none."""
+    if not isinstance(raw, bytes):
+        return worker_pb2.LinkRequest()
+    try:
+        return worker_pb2.LinkRequest.FromString(raw)
+    except DecodeError as error:
+        raise refused(pb.REASON_PROTOCOL, "request", "is not a message of the type LinkRequest") from error
 
 
 async def _leave(incarnation: Incarnation, outbox: Outbox) -> NoReturn:

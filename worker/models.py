@@ -9,13 +9,12 @@ import grpc
 
 from evercurrent.errors import refused
 from evercurrent.models.loading import ModelLoadError
-from evercurrent.slots import user_key
 from evercurrent.v1 import admin_pb2, models_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
 from persistence.errors import Moved
 from persistence.registry import Registry
 from worker.incarnation import Incarnation
-from worker.users import unary_method
+from worker.users import checked_user, unary_method
 from worker.versions import Versions
 
 LISTED_MAX = 10_000
@@ -121,7 +120,7 @@ class Models:
     async def unquarantine(self, request: worker_pb2.UnquarantineRequest) -> worker_pb2.UnquarantineResponse:
         """Have a user learn again."""
         engine = self._current().engine
-        row = engine.slab.find(user_key(request.namespace, request.user_id))
+        row = engine.slab.find(checked_user(request.namespace, request.user_id))
         if row is None or row not in engine.quarantined():
             raise refused(pb.REASON_NOT_QUARANTINED, "user_id", f"{request.user_id!r} is not quarantined")
         engine.unquarantine(row)

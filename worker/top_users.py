@@ -10,12 +10,15 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from evercurrent.errors import Refused, abort
+from evercurrent.errors import Refused, abort, refused
 from evercurrent.v1 import admin_pb2, worker_pb2
+from evercurrent.v1 import observation_pb2 as pb
 from worker.incarnation import Incarnation
 from worker.residents import Residents
 from worker.slab import INITIAL_ROW
 from worker.usage import HALF_LIFE_S
+
+NUM_MAX = 100
 
 Current = Callable[[], Incarnation]
 """The incarnation that serves. Raises Refused."""
@@ -80,7 +83,9 @@ def top_users_method(current: Current) -> dict[str, grpc.RpcMethodHandler]:
 
 
 async def top_users(incarnation: Incarnation, request: worker_pb2.TopUsersRequest) -> worker_pb2.TopUsersResponse:
-    """The first of an incarnation's users."""
+    """The first of an incarnation's users. Raises Refused: nobody is asked for, or too many."""
+    if not 1 <= request.num <= NUM_MAX:
+        raise refused(pb.REASON_PROTOCOL, "num", f"{request.num} is not from 1 to {NUM_MAX}")
     residents = incarnation.residents
     residents.usage.pass_time(incarnation.clock_us())
     ranking = Ranking(residents, request.order, request.num)

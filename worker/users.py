@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ulid import ULID
 
-from evercurrent.errors import Refused, abort, rejection
+from evercurrent.errors import Refused, abort, refused, rejection
+from evercurrent.naming import check_namespace, check_user_id
 from evercurrent.slots import slot_of, user_key
 from evercurrent.v1 import admin_pb2, worker_pb2
 from evercurrent.v1 import observation_pb2 as pb
@@ -36,11 +37,11 @@ def user_methods(current: Current) -> dict[str, grpc.RpcMethodHandler]:
     """Handlers of ForgetState, ForgetEvents, FlushEvents and ReadUser."""
 
     async def forget_state_of(request: worker_pb2.ForgetStateRequest) -> worker_pb2.ForgetStateResponse:
-        user = user_key(request.namespace, request.user_id)
+        user = checked_user(request.namespace, request.user_id, request.slot)
         return await forget_state(current(), user, request.slot)
 
     async def forget_events_of(request: worker_pb2.ForgetEventsRequest) -> worker_pb2.ForgetEventsResponse:
-        user = user_key(request.namespace, request.user_id)
+        user = checked_user(request.namespace, request.user_id)
         return worker_pb2.ForgetEventsResponse(events=await forget_events(current().store, user))
 
     async def flush_events(_: worker_pb2.FlushEventsRequest) -> worker_pb2.FlushEventsResponse:
@@ -53,7 +54,8 @@ def user_methods(current: Current) -> dict[str, grpc.RpcMethodHandler]:
         request: worker_pb2.ReadUserRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[worker_pb2.ReadUserResponse]:
         try:
-            async for part in read_user(current(), user_key(request.namespace, request.user_id), request.slot):
+            user = checked_user(request.namespace, request.user_id, request.slot)
+            async for part in read_user(current(), user, request.slot):
                 yield worker_pb2.ReadUserResponse(part=part)
         except (Refused, StoreError) as error:
             await abort(context, _refusal(error))
@@ -66,6 +68,16 @@ def user_methods(current: Current) -> dict[str, grpc.RpcMethodHandler]:
             read, worker_pb2.ReadUserRequest.FromString, worker_pb2.ReadUserResponse.SerializeToString
         ),
     }
+
+
+def checked_user(namespace: str, user_id: str, slot: int | None = None) -> str:
+    """The key of whom a request names. Raises Refused: there can be no such user, or not in that slot."""
+    check_user_id(user_id, "user_id")
+    check_namespace(namespace, "namespace")
+    user = user_key(namespace, user_id)
+    if slot is not None and slot != slot_of(user):
+        raise refused(pb.REASON_PROTOCOL, "slot", f"{slot} is not the user's, {slot_of(user)}")
+    return user
 
 
 async def forget_state(incarnation: Incarnation, user: str, slot: int) -> worker_pb2.ForgetStateResponse:

@@ -17,7 +17,8 @@ from evercurrent.v1.columns_pb2 import (
     EVENT_KIND_QUERY,
     EVENT_KIND_SKIP,
 )
-from router.sessions import ACTIVE, CLOSING, NOWHERE, SEQ_MAX, SETTLING, SessionTable
+from evercurrent.wire import SEQ_MAX
+from router.sessions import ACTIVE, CLOSING, NOWHERE, SETTLING, SessionTable
 
 HELD_BACK = -2
 
