@@ -181,14 +181,22 @@ class Engine:
             raise refused(pb.REASON_PROTOCOL, "frame.opens.tag", f"{request.tag} is not below {TAG_MAX}")
         if self._arrivals.is_full(link) and self.slab.find(user) is None:
             text = "too many others wait for users that are not in memory"
-            why = rejection(pb.REASON_OVERLOADED, "user_id", text, retry_after_ms=500)
-            return worker_pb2.LinkTagOpened(tag=request.tag, rejection=why)
+            return self.refuse(link, request.tag, rejection(pb.REASON_OVERLOADED, "user_id", text, retry_after_ms=500))
         tag = WaitingTag(link, request, user)
         answer = self._open(tag)
         if answer is None:
             self._feeds[link].wait(request.tag)
             self._arrivals.add(tag)
+        elif answer.HasField("rejection"):
+            return self.refuse(link, request.tag, answer.rejection)
         return answer
+
+    def refuse(self, link: int, tag: int, why: pb.Rejection) -> worker_pb2.LinkTagOpened:
+        """The answer to an open that is refused. Events that came with it name no session, and are told so: also where
+        the tag had been given up before, whose last events get no answer."""
+        if not self._feeds[link].is_used(tag):
+            self._feeds[link].close(tag)
+        return worker_pb2.LinkTagOpened(tag=tag, rejection=why)
 
     def call(self, user: str, slot: int, answer: Callable[[int | pb.Rejection], None]) -> None:
         """Have `answer` called with a user's row once the user is here, or with why not: now or later.

@@ -205,7 +205,7 @@ def _opened(engine: Engine, link: int, request: worker_pb2.LinkTagOpen) -> worke
     try:
         user = checked_user(request.namespace, request.user_id, request.slot)
     except Refused as error:
-        return worker_pb2.LinkTagOpened(tag=request.tag, rejection=error.rejection)
+        return engine.refuse(link, request.tag, error.rejection)
     return engine.open(link, request, user)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from ulid import ULID
 
-from evercurrent.errors import Refused
+from evercurrent.errors import Refused, refused
 from evercurrent.model import Batch, Model
 from evercurrent.slots import NUM_SLOTS
 from evercurrent.v1 import observation_pb2 as pb
@@ -384,6 +384,34 @@ def test_tags_of_slots_that_are_lost_end_and_what_waits_of_them_is_dropped(is_st
     open_tag(engine, link, 0, "cid")
     receive(engine, link, event(0))
     assert [reason for _, _, reason in drain(engine)] == [0]
+
+
+@pytest.mark.parametrize("why", ["session id", "arrivals", "unseen"])
+def test_a_tag_that_was_given_up_and_whose_open_is_refused_answers_what_came_with_it(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever gets the tag next may have sent events along with the open, and waits for their answers."""
+    engine = new_engine()
+    link = engine.open_link()
+    open_tag(engine, link, 0, "ann")
+    engine.slots_lost(np.ones(NUM_SLOTS, np.bool_), pb.Rejection(reason=pb.REASON_NOT_OWNER))
+    request = LinkTagOpen(tag=0, user_id="bob", session_id=str(ULID.from_int(0)) if why == "session id" else "")
+    if why == "session id":
+        monkeypatch.setattr(engine.sessions, "open", refusing)
+    if why == "arrivals":
+        monkeypatch.setattr(engine._arrivals, "is_full", lambda link: True)
+    if why == "unseen":
+        answer: LinkTagOpened | None = engine.refuse(link, 0, pb.Rejection(reason=pb.REASON_USER_ID))
+    else:
+        answer = engine.open(link, request, "bob")
+    assert answer is not None
+    assert answer.HasField("rejection")
+    receive(engine, link, event(0), event(0, kind=EVENT_KIND_CLOSE))
+    assert [reason for _, _, reason in drain(engine)] == [pb.REASON_TAG, 0]
+
+
+def refusing(row: int, session_id: int) -> int:
+    raise refused(pb.REASON_SESSION_FORGOTTEN, "session_id", "it was forgotten")
 
 
 def test_watermarks_reach_those_who_asked_and_only_when_they_move() -> None:
