@@ -102,7 +102,11 @@ class Abortable(Protocol):
 
 
 async def abort(context: Abortable, why: pb.Rejection) -> NoReturn:
-    """End a call because of a refusal, with details that a program can read. Never returns."""
+    """End a call because of a refusal, with details that a program can read. Never returns.
+
+    Raises:
+        CancelledError: the peer is gone already; gRPC is about to cancel the call for that reason.
+    """
     why = rejection(why.reason, _clipped(why.field), _clipped(why.message), why.retry_after_ms)
     code = status_code(why.reason)
     reason = pb.Reason.Name(why.reason).removeprefix("REASON_")
@@ -116,13 +120,22 @@ async def abort(context: Abortable, why: pb.Rejection) -> NoReturn:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(why.retry_after_ms)
         _attach(status, error_details_pb2.RetryInfo(retry_delay=delay))
-    await context.abort(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
+    await end(context, code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
+
+
+async def end(
+    context: Abortable, code: grpc.StatusCode, details: str, metadata: tuple[tuple[str, bytes], ...] = ()
+) -> NoReturn:
+    """End a call. Never returns. Raises as `abort`."""
+    try:
+        await context.abort(code, details, metadata)
+    except grpc.aio.InternalError as error:
+        raise asyncio.CancelledError from error
 
 
 async def pass_on(context: Abortable, error: grpc.aio.AioRpcError) -> NoReturn:
     """End a call as another call ended that was made for it, with its details. Never returns."""
-    metadata = tuple(error.trailing_metadata() or ())
-    await context.abort(error.code(), error.details() or "", metadata)
+    await end(context, error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
 
 
 def _clipped(text: str) -> str:

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from ulid import ULID
 
 from evercurrent.describe import describe
-from evercurrent.errors import Refused, abort, refused, rejection, sole_refusal
+from evercurrent.errors import Refused, abort, end, refused, rejection, sole_refusal
 from evercurrent.slots import NUM_SLOTS
 from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1 import observation_pb2 as pb
@@ -164,7 +164,8 @@ class WorkerService:
     ) -> AsyncIterator[worker_pb2.ReleaseResponse]:
         incarnation = self.incarnation
         if incarnation.name != request.incarnation or incarnation.is_over:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the incarnation that was asked for is no more")
+            text = "the incarnation that was asked for is no more"
+            await end(context, grpc.StatusCode.FAILED_PRECONDITION, text)
         try:
             claims = {_slot(one.slot): int(ULID.from_str(one.claim)) for one in request.slots}
         except ValueError as error:
