@@ -124,25 +124,31 @@ def _unary(answer: Any, parse: Callable[[bytes], Any]) -> Callable[[bytes, grpc.
     return call
 
 
-def _generating(answers: Any, parse: Callable[[bytes], Any]) -> Callable[[bytes, grpc.aio.ServicerContext], Any]:
-    # A coroutine: gRPC leaves a generator, and what that holds, to the garbage collector when its call is cancelled.
-    async def call(raw: bytes, context: grpc.aio.ServicerContext) -> None:
-        async with aclosing(answers(await _parsed(raw, parse, context), context)) as found:
+def written_out(answers: Any) -> Callable[[Any, grpc.aio.ServicerContext], Any]:
+    """A generator of answers as a coroutine that writes them: gRPC leaves a generator, and what that holds, to the
+    garbage collector when its call is cancelled."""
+
+    async def call(request: Any, context: grpc.aio.ServicerContext) -> None:
+        async with aclosing(answers(request, context)) as found:
             async for answer in found:
                 await context.write(answer)
 
     return call
 
 
+def _generating(answers: Any, parse: Callable[[bytes], Any]) -> Callable[[bytes, grpc.aio.ServicerContext], Any]:
+    return _unary(written_out(answers), parse)
+
+
 def _streaming(answers: Any, parse: Callable[[bytes], Any]) -> Callable[[Any, grpc.aio.ServicerContext], Any]:
+    writing = written_out(answers)
+
     async def call(raws: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
         async def requests() -> AsyncIterator[Any]:
             async for raw in raws:
                 yield await _parsed(raw, parse, context)
 
-        async with aclosing(answers(requests(), context)) as found:
-            async for answer in found:
-                await context.write(answer)
+        await writing(requests(), context)
 
     return call
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 
-from evercurrent.errors import Refused, abort, refused
+from evercurrent.accepting import written_out
+from evercurrent.errors import Refused, abort, rejection
 from evercurrent.security.identity import Identity, caller
 from evercurrent.v1 import observation_pb2 as pb
 
@@ -47,9 +48,10 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         sides = (handler.request_streaming, handler.response_streaming)
         kind = "_".join("stream" if is_streaming else "unary" for is_streaming in sides)
         inner = getattr(handler, kind)
-        guarded = self._yielding(method, inner) if inspect.isasyncgenfunction(inner) else self._calling(method, inner)
+        if inspect.isasyncgenfunction(inner):
+            inner = written_out(inner)
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        return make(guarded, handler.request_deserializer, handler.response_serializer)
+        return make(self._calling(method, inner), handler.request_deserializer, handler.response_serializer)
 
     def _calling(
         self, method: str, inner: Callable[[Any, Any], Awaitable[Any]]
@@ -62,20 +64,8 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             except TimeoutError:
                 if not bound.expired():
                     raise
-                await abort(context, _expired().rejection)
-
-        return call
-
-    def _yielding(
-        self, method: str, inner: Callable[[Any, Any], AsyncIterator[Any]]
-    ) -> Callable[[Any, Any], AsyncIterator[Any]]:
-        async def call(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-            identity = await self._enter(method, context)
-            async for response in inner(request, context):
-                left_s = _time_left_s(identity)
-                if left_s is not None and left_s <= 0:
-                    await abort(context, _expired().rejection)
-                yield response
+                text = "the token has expired: come back with a new one"
+                await abort(context, rejection(pb.REASON_TOKEN_EXPIRED, "authorization", text))
 
         return call
 
@@ -100,7 +90,3 @@ def _time_left_s(identity: Identity | None) -> float | None:
     if identity is None or identity.expires_s is None:
         return None
     return identity.expires_s - time.time()
-
-
-def _expired() -> Refused:
-    return refused(pb.REASON_TOKEN_EXPIRED, "authorization", "the token has expired: come back with a new one")
