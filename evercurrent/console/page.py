@@ -8,7 +8,7 @@ from collections.abc import Callable
 from html import escape
 
 import grpc
-from nicegui import app, ui
+from nicegui import app, background_tasks, ui
 
 from evercurrent.console import charts
 from evercurrent.console.history import History
@@ -66,17 +66,12 @@ class Watcher:
 def serve(observer: Observer, router: str, host: str, port: int) -> None:
     """Serves the page until Ctrl-C or SIGTERM."""
     watcher = Watcher(observer)
-    watching: set[asyncio.Task[None]] = set()
 
     def begin() -> None:
-        watching.add(asyncio.create_task(watcher.watch()))
-
-    def end() -> None:
-        for task in watching:
-            task.cancel()
+        # NiceGUI keeps the task, logs what it fails with, and ends it with the server.
+        background_tasks.create(watcher.watch(), name="watch the router")
 
     app.on_startup(begin)
-    app.on_shutdown(end)
 
     @ui.page("/")
     def _page() -> None:
