@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any
 
 MESSAGE_BYTES_MAX = 16 << 20
@@ -15,6 +16,15 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
 ]
 
 Metadata = tuple[tuple[str, str], ...]
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches "host:port"."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class WithMetadata:

@@ -16,7 +16,6 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -33,6 +32,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from evercurrent.channels import is_loopback
 
 PREFIX = "EVERCURRENT_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
@@ -86,14 +87,6 @@ def _needs(values: BaseModel, key: str, other: str) -> None:
 def _together(values: BaseModel, key: str, other: str) -> None:
     _needs(values, key, other)
     _needs(values, other, key)
-
-
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _all_different(kind: str, found: Iterable[str]) -> None:
@@ -192,7 +185,7 @@ class ServiceSettings(_Values):
 
     def _check_reach(self, address: str, is_secured: bool, how: str) -> None:
         """Refuse to be reachable for everybody without being told so."""
-        if not (_is_loopback(address) or self.insecure or is_secured):
+        if not (is_loopback(address) or self.insecure or is_secured):
             raise ValueError(
                 f"address {address} can be reached from other machines, and anybody there could read and write: set "
                 f"{how}, or insecure"

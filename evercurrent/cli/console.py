@@ -8,11 +8,10 @@ from importlib.util import find_spec
 
 from rich.console import Console
 
+from evercurrent.channels import is_loopback
 from evercurrent.cli.errors import CommandError
 from evercurrent.cli.routers import Router
 from evercurrent.console.overview import Observer
-
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 def serve_console(listen: str, num_users: int, router: Router) -> None:
@@ -26,8 +25,8 @@ def serve_console(listen: str, num_users: int, router: Router) -> None:
     host, _, port_text = listen.rpartition(":")
     if not port_text.isdecimal():
         raise CommandError(f'--listen: "{listen}" is not host:port')
-    if host not in LOOPBACK:
-        text = "the page has no log-in, so it is served to this machine alone: 127.0.0.1, localhost or [::1]"
+    if not is_loopback(listen):
+        text = "the page has no log-in, so it is served to this machine alone, say on 127.0.0.1"
         raise CommandError(f"--listen: {text}")
     port = _checked_port(host.strip("[]"), int(port_text))
     with router.admin() as stub:

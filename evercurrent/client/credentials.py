@@ -10,10 +10,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from evercurrent.channels import Metadata, WithMetadata
+from evercurrent.channels import Metadata, WithMetadata, is_loopback
 from evercurrent.client.errors import InvalidRequest
-
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 Token = str | Callable[[], str]
 """A bearer token, or what gives a fresh one: it is called for each stream and single call, and returns at once."""
@@ -58,7 +56,7 @@ class Credentials:
         """See that no secret leaves this machine in the clear. Raises InvalidRequest: it would."""
         if self.tls is None and self.token is not None:
             for address in addresses:
-                if address.rpartition("=")[2].rpartition(":")[0] not in LOOPBACK:
+                if not is_loopback(address.rpartition("=")[2]):
                     raise InvalidRequest(f"the token would be sent to {address} in the clear: give tls", field="tls")
 
     def metadata(self, _: str) -> Metadata:
