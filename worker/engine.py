@@ -219,9 +219,8 @@ class Engine:
             Refused: REASON_PROTOCOL, a refusal or trace of no event, a refusal of one that is not REFUSED, or two.
         """
         feeds = self._feeds[link]
-        for name, indexed in (("refusals", refusals), ("traces", traces)):
-            if any(one.index >= len(events) for one in indexed):
-                raise refused(pb.REASON_PROTOCOL, f"frame.{name}", "names no event of its frame")
+        if refusals or traces:
+            _check_indices(refusals, traces, len(events))
         if refusals:
             _check_refusals(events, [refusal.index for refusal in refusals])
         if len(events) == 1 and not refusals and not feeds.has_pins and self._receive_one(link, events, traces):
@@ -896,6 +895,15 @@ def _check_refusals(events: Records, indices: Sequence[int]) -> None:
     """Each belongs to an event of its own, of the kind that is answered by it: no other would ever ask for it."""
     if len(set(indices)) < len(indices) or (events["kind"][indices] != EVENT_KIND_REFUSED).any():
         raise refused(pb.REASON_PROTOCOL, "frame.refusals", "names an event that is not refused, or one twice")
+
+
+def _check_indices(
+    refusals: Sequence[IndexedRejection], traces: Sequence[worker_pb2.LinkTrace], num_events: int
+) -> None:
+    """Raises Refused: REASON_PROTOCOL, one is of no event."""
+    for name, indexed in (("refusals", refusals), ("traces", traces)):
+        if any(one.index >= num_events for one in indexed):
+            raise refused(pb.REASON_PROTOCOL, f"frame.{name}", "names no event of its frame")
 
 
 def _is_pinned(link: int, pin: int, marks: Records) -> Mask:
