@@ -53,12 +53,17 @@ class WorkerService:
         self._in_flight_max = in_flight_max
 
     async def live(self, stop: asyncio.Event) -> None:
-        """One incarnation after the other, until a clean stop. Raises as Incarnation.live."""
-        watching = asyncio.create_task(self._versions.watch())
+        """One incarnation after the other, until a clean stop. Raises as Incarnation.live; a worker that follows the
+        control object no more ends as well: it would serve a version that is not live."""
         try:
-            await self._live(stop)
-        finally:
-            watching.cancel()
+            async with asyncio.TaskGroup() as tasks:
+                watching = tasks.create_task(self._versions.watch())
+                await self._live(stop)
+                watching.cancel()
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from None
+            raise
 
     async def _live(self, stop: asyncio.Event) -> None:
         while True:
