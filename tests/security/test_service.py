@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,6 +96,12 @@ def code_of(call: Any, request: Any, **options: Any) -> grpc.StatusCode:
         call(request, timeout=20, **options)
     code: grpc.StatusCode = caught.value.code()
     return code
+
+
+def open_until(ended: threading.Event, opening: session_pb2.SessionRequest) -> Iterator[session_pb2.SessionRequest]:
+    """The requests of a stream that is opened and stays open until then."""
+    yield opening
+    ended.wait()
 
 
 def observing(user: str) -> session_pb2.ObserveRequest:
@@ -242,31 +249,33 @@ async def test_direct_mode_needs_the_clusters_token(service: Secured) -> None:
 
 
 async def test_a_stream_ends_with_its_token_and_the_client_comes_back(service: Secured) -> None:
-    lives = iter([1.0 - 5, 600.0, 600.0, 600.0])
-    client = evercurrent.connect(
-        service.address, tls=service.tls, token=lambda: service.issuer.token("eva", lives_s=next(lives))
-    )
+    asked = asyncio.Event()
+    num_given = 0
+
+    def token() -> str:
+        """The first two, of the stream and for the model, count for one second more: the leeway is five."""
+        nonlocal num_given
+        num_given += 1
+        if num_given > 2:
+            asked.set()
+        return service.issuer.token("eva", lives_s=1.0 - 5 if num_given <= 2 else 600.0)
+
+    client = evercurrent.connect(service.address, tls=service.tls, token=token)
     async with client, client.session("eva") as eva:
         first = await eva.observe(**EVENT)
-        # The leeway is five seconds, so the token that the stream began with counts for one more.
-        await asyncio.sleep(1.2)
+        await asked.wait()
         assert (await eva.observe(**EVENT)).version == first.version + 1
     with service.channel() as channel:
         opening = session_pb2.SessionRequest(open=session_pb2.SessionOpen(user_id="eva"))
         metadata = service.metadata("eva", lives_s=1.0 - 5)
         stub = session_pb2_grpc.SessionServiceStub(channel)
 
-        def forever() -> Iterator[session_pb2.SessionRequest]:
-            yield opening
-            while not ended:
-                time.sleep(0.05)
-
-        ended = False
-        call = stub.Session(forever(), metadata=metadata, timeout=30)
+        ended = threading.Event()
+        call = stub.Session(open_until(ended, opening), metadata=metadata, timeout=30)
         assert next(call).opened.session_id
         with pytest.raises(grpc.RpcError) as caught:
             next(call)
-        ended = True
+        ended.set()
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
     trailers = dict(caught.value.trailing_metadata())
     status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
@@ -319,20 +328,15 @@ async def test_identities_are_limited_one_by_one(tmp_path: Path) -> None:
         with service.channel() as channel:
             stub = session_pb2_grpc.SessionServiceStub(channel)
             opening = session_pb2.SessionRequest(open=session_pb2.SessionOpen(user_id="bob"))
-            ended = False
-
-            def forever() -> Iterator[session_pb2.SessionRequest]:
-                yield opening
-                while not ended:
-                    time.sleep(0.05)
-
-            calls = [stub.Session(forever(), metadata=service.metadata("bob"), timeout=60) for _ in range(3)]
+            ended = threading.Event()
+            metadata = service.metadata("bob")
+            calls = [stub.Session(open_until(ended, opening), metadata=metadata, timeout=60) for _ in range(3)]
             assert all(next(call).opened.session_id for call in calls)
             with pytest.raises(grpc.RpcError) as caught:
                 next(stub.Session(iter([opening]), metadata=service.metadata("bob"), timeout=20))
             assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert stub.Observe(observing("cem"), metadata=service.metadata("cem"), timeout=20).result.version == 1
-            ended = True
+            ended.set()
 
 
 async def test_floods_are_bounded(tmp_path: Path) -> None:

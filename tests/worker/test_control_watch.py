@@ -21,7 +21,11 @@ async def test_a_worker_that_can_follow_no_more_ends(monkeypatch: pytest.MonkeyP
         raise LookupError("a fault of ours")
 
     monkeypatch.setattr(Versions, "watch", watch)
-    with pytest.raises(LookupError, match="a fault of ours"):
+
+    async def serve() -> None:
         async with running_worker("worker-0", Counting(), MemoryStore()) as worker:
             await failed.wait()
             await asyncio.wait_for(worker.incarnation.leaving.wait(), 30)
+
+    with pytest.raises(LookupError, match="a fault of ours"):
+        await serve()
