@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -29,24 +29,34 @@ def with_settings(values: type[BaseModel]) -> Callable[[Callable[..., None]], An
     """
     fields = dict(sorted(values.model_fields.items(), key=lambda item: item[0] not in values.__annotations__))
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(command, eval_str=True)
-        own = [
-            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for name, parameter in signature.parameters.items()
-            if name != "flags"
-        ]
+    options = [_option(key, field) for key, field in fields.items()]
+    return lambda command: with_options(command, "flags", options, dict, come_first=True)
 
-        def called(**arguments: Any) -> None:
-            flags: Flags = {key: arguments.pop(key) for key in fields}
-            command(**arguments, flags=flags)
 
-        options = [_option(key, field) for key, field in fields.items()]
-        called.__signature__ = inspect.Signature([*options, *own])  # type: ignore[attr-defined]
-        called.__name__, called.__doc__ = command.__name__, command.__doc__
-        return called
+def with_options(
+    command: Callable[..., None],
+    parameter: str,
+    options: Sequence[inspect.Parameter],
+    make: Callable[..., object],
+    *,
+    come_first: bool = False,
+) -> Callable[..., None]:
+    """A command that has these options instead of one parameter, which it is given as `make` makes it of them."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [
+        found.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, found in signature.parameters.items()
+        if name != parameter
+    ]
 
-    return decorate
+    def called(**arguments: Any) -> None:
+        given = {option.name: arguments.pop(option.name) for option in options}
+        command(**arguments, **{parameter: make(**given)})
+
+    all_options = [*options, *own] if come_first else [*own, *options]
+    called.__signature__ = inspect.Signature(all_options)  # type: ignore[attr-defined]
+    called.__name__, called.__doc__ = command.__name__, command.__doc__
+    return called
 
 
 def _option(key: str, field: FieldInfo) -> inspect.Parameter:

@@ -14,6 +14,7 @@ import typer
 
 from evercurrent.channels import WithMetadata
 from evercurrent.cli.errors import CommandError
+from evercurrent.cli.options import with_options
 from evercurrent.client.credentials import Credentials, Tls
 from evercurrent.client.errors import InvalidRequest
 from evercurrent.client.options import NO_CREDENTIALS
@@ -140,21 +141,8 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
 
 def with_router(command: Callable[..., None]) -> Any:
     """Gives a command the options of a router, which it takes as one argument `router`."""
-    signature = inspect.signature(command, eval_str=True)
-    own = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, parameter in signature.parameters.items()
-        if name != "router"
-    ]
-
-    def called(**arguments: Any) -> None:
-        router = _made(**{name: arguments.pop(name) for name in _OPTIONS})
-        command(**arguments, router=router)
-
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, (annotation, default) in _OPTIONS.items()
     ]
-    called.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
-    called.__name__, called.__doc__ = command.__name__, command.__doc__
-    return called
+    return with_options(command, "router", options, _made)
