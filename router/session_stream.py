@@ -59,7 +59,7 @@ class SessionStream:
         self._session_id = checked_session_id(request.session_id, "open.session_id")
         self._packer = Packer(core.layout)
         self._replies = Replies(request.timings, core.versions)
-        self._opening: asyncio.Future[worker_pb2.LinkTagOpened] = asyncio.get_running_loop().create_future()
+        self._opening: asyncio.Future[SessionOpened] = asyncio.get_running_loop().create_future()
         self._ending: pb.Rejection | None = None
         self._leaving: GoAway | None = None
         self._is_open = False
@@ -94,9 +94,10 @@ class SessionStream:
 
     def opened(self, sid: int, answer: worker_pb2.LinkTagOpened) -> None:
         if answer.HasField("rejection"):
-            self._sids.clear()
-        if not self._opening.done():
-            self._opening.set_result(answer)
+            self.ended([sid], answer.rejection)
+        elif not self._opening.done():
+            # Now: when the client is told, another may have the session.
+            self._opening.set_result(self._opened_message(answer))
 
     def results(self, records: Records, rejections: Sequence[IndexedRejection]) -> None:
         came_us = self._core.clock_us()
@@ -133,11 +134,9 @@ class SessionStream:
             Refused: the open was refused, or the session ended.
         """
         try:
-            answer = await self._opening
-            if answer.HasField("rejection"):
-                raise Refused(answer.rejection)
-            self._durable_told = answer.durable_seq
-            self._say(SessionResponse(opened=self._opened_message(answer)))
+            opened = await self._opening
+            self._durable_told = opened.durable_seq
+            self._say(SessionResponse(opened=opened))
             self._is_open = True
             if self._leaving is not None:
                 self._say(SessionResponse(go_away=self._leaving))

@@ -10,7 +10,6 @@ ownership to say (worker.ownership), which the engine asks when a tag is opened 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -266,7 +265,7 @@ class Engine:
 
     def slots_lost(self, slots: Mask, why: pb.Rejection) -> None:
         """They are served no more: their users' tags end, and what waits of them is dropped."""
-        self._end_tags(lambda rows: (rows > INITIAL_ROW) & slots[self.slab.slot[rows]], why)
+        self._end_tags(lambda rows, _: (rows > INITIAL_ROW) & slots[self.slab.slot[rows]], why)
 
     def user_ready(self, user: str) -> None:
         """One who was sought is here."""
@@ -321,21 +320,8 @@ class Engine:
 
     def _end_pins(self, pin: int) -> None:
         """End the tags that are pinned to a version that ends."""
-        for link, feeds in self._feeds.items():
-            tags = feeds.tags()
-            tags = tags[feeds.pins(tags.astype(np.uint32)) == pin]
-            if not len(tags):
-                continue
-            why = rejection(pb.REASON_MODEL, "open.model_version", f"{self.versions[pin]} runs no more")
-            dropped = self._inbox.drop_events(partial(_is_pinned, link, pin))
-            if dropped is not None:
-                self._forget([dropped])
-            rows, entries = feeds.find(tags.astype(np.uint32))
-            for tag, row, entry in zip(tags.tolist(), rows.tolist(), entries.tolist(), strict=True):
-                self._give_up(link, tag, row, entry)
-                feeds.end(tag)
-            told = [worker_pb2.LinkTagEnded(tag=tag, rejection=why) for tag in tags.tolist()]
-            self._links.ended(link, told, 0 if dropped is None else len(dropped))
+        why = rejection(pb.REASON_MODEL, "open.model_version", f"{self.versions[pin]} runs no more")
+        self._end_tags(lambda rows, pins: (rows > INITIAL_ROW) & (pins == pin), why)
 
     def quarantined(self) -> Indices:
         """Rows whose states are kept as they are."""
@@ -357,7 +343,7 @@ class Engine:
 
     def end_user(self, row: int, why: pb.Rejection) -> None:
         """End all tags of a resident, and drop what waits of it."""
-        self._end_tags(lambda rows: rows == row, why)
+        self._end_tags(lambda rows, _: rows == row, why)
 
     def step(self) -> list[Results]:
         """Handle the next batch. There is something waiting."""
@@ -578,9 +564,9 @@ class Engine:
         if answer.HasField("rejection"):
             feeds.close(tag.request.tag)
         self._links.opened(tag.link, answer)
-        row, entry = feeds.find_one(tag.request.tag)
         now_us = self._clock_us()
         for waiting in tag.aside:
+            row, entry = feeds.find_one(tag.request.tag)
             marks = waiting.marks
             marks["hydrate_us"] = now_us - marks["received_us"]
             marks["received_us"] = now_us
@@ -594,8 +580,9 @@ class Engine:
         if tag.aside:
             self._links.filled()
 
-    def _end_tags(self, is_lost: Callable[[NDArray[np.int32]], Mask], why: pb.Rejection) -> None:
-        """Give up the tags of rows that are lost. What waits of them is dropped: nobody answers for them here any more.
+    def _end_tags(self, are_lost: Callable[[NDArray[np.int32], NDArray[np.uint16]], Mask], why: pb.Rejection) -> None:
+        """Give up the tags that are lost, told by their rows and pins. What waits of them is dropped: nobody answers
+        for them here any more.
 
         A tag whose close waits is given up likewise: its router still counts what it sent before."""
         ended: dict[int, list[tuple[int, int, int]]] = {link: [] for link in self._feeds}
@@ -603,9 +590,9 @@ class Engine:
         for link, feeds in self._feeds.items():
             tags = feeds.tags()
             rows, entries = feeds.find(tags.astype(np.uint32))
-            lost = is_lost(rows)
+            lost = are_lost(rows, feeds.pins(tags.astype(np.uint32)))
             ended[link] += zip(tags[lost].tolist(), rows[lost].tolist(), entries[lost].tolist(), strict=True)
-        dropped = self._inbox.drop(is_lost)
+        dropped = self._inbox.drop_events(lambda marks: are_lost(marks["row"], marks["pin"]))
         if dropped is not None:
             self._forget([dropped])
             closes = dropped.take(dropped.events["kind"] == EVENT_KIND_CLOSE)
@@ -640,12 +627,19 @@ class Engine:
                 del self._refusals[number]
 
     def _close_tags(self, link: int, received: Waiting) -> None:
-        """A tag names nothing from the receipt of its close on, so that no second close, say of a link that ends, finds
-        it. Its session and row are given up when the step reaches the close, after all that came before."""
+        """A tag names nothing from its close on, for what comes in the same frame as for what comes later: who has its
+        row and its place by then is somebody else. Both are given up when the step reaches the close, after all that
+        came before."""
         events, marks = received.events, received.marks
         for index in np.flatnonzero(events["kind"] == EVENT_KIND_CLOSE).tolist():
-            if not self._feeds[link].close(int(events["tag"][index])):
+            tag = int(events["tag"][index])
+            if not self._feeds[link].close(tag):
                 marks["row"][index] = INITIAL_ROW
+                continue
+            after = index + 1 + np.flatnonzero(events["tag"][index + 1 :] == tag)
+            if len(after):
+                marks["row"][after], marks["entry"][after], marks["pin"][after] = INITIAL_ROW, UNSEQUENCED, NO_PIN
+                marks["reason"][after] = np.where(events["kind"][after] == EVENT_KIND_CLOSE, 0, pb.REASON_TAG)
 
     def _write_log(self, taken: Waiting, learned: Indices, results: Records) -> None:
         assert self.log is not None
@@ -904,8 +898,3 @@ def _check_indices(
     for name, indexed in (("refusals", refusals), ("traces", traces)):
         if any(one.index >= num_events for one in indexed):
             raise refused(pb.REASON_PROTOCOL, f"frame.{name}", "names no event of its frame")
-
-
-def _is_pinned(link: int, pin: int, marks: Records) -> Mask:
-    mask: Mask = (marks["link"] == link) & (marks["pin"] == pin)
-    return mask

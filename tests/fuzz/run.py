@@ -12,7 +12,7 @@ import gc
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -33,7 +33,7 @@ from router.replay import COMPACT_MIN
 from tests.fuzz.honest import ExchangeUser, NotServedError, SessionUser, StubUser, User
 from tests.fuzz.raw import RawScript, converse, hang_up
 from tests.fuzz.scripts import CANCEL, DEADLINE, NUM_BYSTANDERS, ROUTER, WORKER, Script, Scripts, bystander
-from tests.fuzz.watching import Logs, Usage, usages
+from tests.fuzz.watching import Logs, Usage, described, usages
 
 MODEL = "bench.counting:Counting"
 ROOT = Path(__file__).parents[2]
@@ -41,6 +41,8 @@ CONFIG = "[worker]\nevent_log = true\nresidents_max = 2000\n"
 
 LANES = 12
 """Scripts under way at once."""
+COMING_LANES = 3
+"""Of users who come and go beside them."""
 RAW_PART = 0.15
 """How many of the cases are bytes on a port, not calls."""
 UNSEEN = "Internal error from Core"
@@ -140,6 +142,8 @@ async def _attack(
         async with asyncio.TaskGroup() as tasks:
             for user in crowd:
                 tasks.create_task(_produce(user, attack, report))
+            for lane in range(COMING_LANES):
+                tasks.create_task(_come_and_go(cluster.address, lane, attack, users, report))
             for part in (num_frames // 2, num_frames):
                 await attack.run(part)
                 report.note_rss(usages(cluster))
@@ -272,11 +276,33 @@ async def _read(call: grpc.aio.StreamStreamCall, script: Script) -> None:
 
 async def _produce(user: User, attack: _Attack, report: Report) -> None:
     """Update whenever a hostile script is through, to the end of the attack."""
-    try:
+    with _served(user, report):
         while not attack.is_over:
             await attack.moved.wait()
             await user.update()
             report.num_honest += 1
+
+
+async def _come_and_go(address: str, lane: int, attack: _Attack, users: list[User], report: Report) -> None:
+    """Users who were never seen come, update twice and leave, to the end of the attack: they get the sids, tags, rows
+    and places that others have just given up."""
+    for number in count():
+        if attack.is_over:
+            return
+        async with _honest(address, [f"comer/{lane}/{number}/{way}" for way in range(3)], report.seed) as crowd:
+            users += crowd
+            for user in crowd:
+                with _served(user, report):
+                    await user.update()
+                    await user.update()
+                    report.num_honest += 2
+
+
+@contextmanager
+def _served(user: User, report: Report) -> Iterator[None]:
+    """Report that a user is not served as it should."""
+    try:
+        yield
     except (NotServedError, EvercurrentError, grpc.aio.AioRpcError) as error:
         report.faults.append(f"{user.name}: {type(error).__name__}: {error}")
 
@@ -338,12 +364,12 @@ def _held(listed: admin_pb2.ListWorkersResponse) -> Iterator[str]:
 
 
 def _more_files(before: dict[str, Usage], now: dict[str, Usage]) -> Iterator[str]:
-    """Processes with more open files than before, but for one that this look itself may have left for a moment."""
+    """Processes with more open files than before, but for one: a router calls a worker on a second connection once it
+    is asked to."""
     for name, usage in before.items():
         if (more := len(now[name].files) - len(usage.files)) > 1:
-            kinds = Counter(file.partition(":")[0] for file in now[name].files)
-            kinds -= Counter(file.partition(":")[0] for file in usage.files)
-            yield f"{more} files more of {name}: {dict(kinds)}"
+            new = (Counter(now[name].files) - Counter(usage.files)).elements()
+            yield f"{more} files more of {name}; new are {described(new)}"
 
 
 def _usage_faults(report: Report) -> Iterator[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from evercurrent.cli.cluster import Child, Cluster
 
@@ -56,20 +57,39 @@ class Usage:
     files: tuple[str, ...]
     rss_bytes: int
 
-    @classmethod
-    def of(cls, pid: int) -> Usage:
-        """That of a process of this machine."""
-        files = []
-        for number in os.listdir(f"/proc/{pid}/fd"):
-            try:
-                files.append(os.readlink(f"/proc/{pid}/fd/{number}"))
-            except FileNotFoundError:
-                continue
-        with open(f"/proc/{pid}/statm") as statm:
-            pages = int(statm.read().split()[1])
-        return cls(tuple(sorted(files)), pages * os.sysconf("SC_PAGE_SIZE"))
-
 
 def usages(cluster: Cluster) -> dict[str, Usage]:
-    """Those of all processes, by name."""
-    return {name: Usage.of(pid) for name, pid in cluster.pids.items()}
+    """Those of all processes, by name. Connections whose other end this process still holds are no files of theirs:
+    gRPC's client keeps one of a closed channel now and then, and whose it is has not left."""
+    ends = _connections()
+    ours = {ends[file] for file in _files(os.getpid()) if file in ends}
+    return {
+        name: Usage(tuple(file for file in _files(pid) if ends.get(file, ("", ""))[::-1] not in ours), _rss_bytes(pid))
+        for name, pid in cluster.pids.items()
+    }
+
+
+def described(files: Iterable[str]) -> str:
+    """Open files, and of those that are connections the two ends."""
+    ends = _connections()
+    return ", ".join(" to ".join((file, *ends.get(file, ()))) for file in files)
+
+
+def _files(pid: int) -> list[str]:
+    files = []
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            files.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+        except FileNotFoundError:
+            continue
+    return sorted(files)
+
+
+def _rss_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _connections() -> dict[str, tuple[str, str]]:
+    """Of every TCP connection of this machine, by the file that it is: its own port and the other's, as hex."""
+    rows = [row.split() for name in ("tcp", "tcp6") for row in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return {f"socket:[{row[9]}]": (row[1].rpartition(":")[2], row[2].rpartition(":")[2]) for row in rows}

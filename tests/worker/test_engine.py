@@ -155,6 +155,30 @@ def test_a_second_close_in_one_frame_finds_nothing() -> None:
     assert len(engine.slab) == 1
 
 
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("kind", [EVENT_KIND_OBSERVATION, EVENT_KIND_QUERY, EVENT_KIND_SKIP])
+def test_what_comes_after_a_close_in_one_frame_is_nobodys(kind: int, waits: bool) -> None:
+    engine = new_engine(batch_max=1)
+    link, other = engine.open_link(), engine.open_link()
+    if waits:
+        open_later(engine, link, 0, "ann", str(ULID.from_int(5)))
+        receive(engine, link, event(0, kind=EVENT_KIND_CLOSE))
+        receive(engine, link, event(0, 9, kind=kind))
+        engine.host.away.clear()
+        engine.user_ready("ann")
+    else:
+        open_tag(engine, link, 0, "ann", str(ULID.from_int(5)))
+        receive(engine, link, event(0, kind=EVENT_KIND_CLOSE), event(0, 9, kind=kind))
+    ann = engine.slab.find("ann")
+    assert [int(result.records["status"][0]) for result in engine.step()] == [pb.STATUS_CLOSED]
+    opened = open_tag(engine, other, 0, "bob", str(ULID.from_int(6)))
+    assert (engine.slab.find("ann"), engine.slab.find("bob"), opened.applied_seq) == (None, ann, 0)
+    assert [reason for _, _, reason in drain(engine)] == [pb.REASON_TAG]
+    assert engine.slab.version[ann] == 0
+    receive(engine, other, event(0, 1))
+    assert [int(record["status"]) for _, record, _ in drain(engine)] == [pb.STATUS_APPLIED]
+
+
 def test_what_a_link_sent_before_it_ended_is_learned() -> None:
     engine = new_engine(batch_max=1)
     link = engine.open_link()

@@ -15,7 +15,7 @@ from evercurrent.errors import Refused
 from evercurrent.model import Batch
 from evercurrent.slots import NUM_SLOTS
 from evercurrent.v1 import observation_pb2 as pb
-from evercurrent.v1.columns_pb2 import EVENT_KIND_QUERY
+from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_QUERY
 from evercurrent.v1.models_pb2 import MODEL_ROLE_SHADOW, MODEL_ROLE_STANDBY
 from evercurrent.v1.worker_pb2 import LinkTagOpen
 from evercurrent.wire import Records
@@ -289,6 +289,18 @@ def test_a_pinned_session_is_answered_by_its_version_and_ends_with_it() -> None:
     assert engine.told.ended_tags == [(link, 0, pb.REASON_MODEL)]
     assert engine.told.num_dropped == 1
     assert not engine.num_waiting
+
+
+def test_a_pinned_session_whose_close_waits_ends_with_its_version() -> None:
+    engine = following(fraction=1e-9)
+    link = engine.open_link()
+    num_tags = engine.slab.num_tags.sum()
+    engine.open(link, LinkTagOpen(tag=0, user_id=USERS[0], model_version="v2"), USERS[0])
+    receive(engine, link, event(0, deed=3), event(0, kind=EVENT_KIND_CLOSE))
+    engine.unfollow("v2")
+    assert engine.told.ended_tags == [(link, 0, pb.REASON_MODEL)]
+    assert engine.told.num_dropped == 2
+    assert engine.slab.num_tags.sum() == num_tags
 
 
 def test_a_version_that_does_not_run_cannot_be_pinned() -> None:
