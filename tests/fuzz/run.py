@@ -37,7 +37,7 @@ from tests.fuzz.watching import Logs, Usage, described, usages
 
 MODEL = "bench.counting:Counting"
 ROOT = Path(__file__).parents[2]
-CONFIG = "[worker]\nevent_log = true\nresidents_max = 2000\n"
+CONFIG = "[worker]\nevent_log = true\nresidents_max = 2000\n[router]\nlink_silence_ms = 5000\n"
 
 LANES = 12
 """Scripts under way at once."""
