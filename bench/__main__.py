@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from bench.report import Metric, Report, commit, machine
-from bench.run import Options, Watch, WrongReplyError, watching
+from bench.run import Arrivals, Options, Streams, Watch, WrongReplyError, watching
 
 SIGINT_EXIT_CODE = 128 + signal.SIGINT
 
@@ -197,6 +197,81 @@ def verdict(
     from bench.verdict import measure
 
     run_and_report("verdict", json, seed, lambda watch: measure(Options(quick, seed), watch, runs, events))
+
+
+@app.command()
+def load(
+    json: Json = None,
+    seed: Seed = 1,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", metavar="HOST:PORT", help="A router that runs; else a service is started."),
+    ] = None,
+    workers: Workers = 1,
+    model: Annotated[
+        str, typer.Option("--model", help="What a service that is started serves: a name, or module:Class.")
+    ] = "knowledge-tracing",
+    rate: Annotated[float, typer.Option("--rate", help="Offered updates a second.", min=1)] = 1000.0,
+    duration: Annotated[float, typer.Option("--duration", help="Seconds a run.", min=0.1)] = 5.0,
+    runs: Annotated[int, typer.Option("--runs", help="Runs, one after the other.", min=1)] = 3,
+    warm_up: Annotated[float, typer.Option("--warm-up", help="Seconds of load before the first run.", min=0)] = 2.0,
+    users: Annotated[int, typer.Option("--users", help="Users.", min=1)] = 64,
+    zipf: Annotated[
+        float, typer.Option("--zipf", help="The k-th user has a share of k^-ZIPF; 0: all the same.", min=0)
+    ] = 0.0,
+    arrivals: Annotated[
+        Arrivals, typer.Option("--arrivals", help="Poisson, or bursts of 32 at a time.")
+    ] = Arrivals.POISSON,
+    streams: Annotated[
+        Streams, typer.Option("--streams", help="A Session stream a user, or one Exchange stream for all.")
+    ] = Streams.SESSIONS,
+    log: Annotated[
+        Path | None,
+        typer.Option("--log", help="Send what an event log holds (Parquet of `evercurrent export`), at its times."),
+    ] = None,
+    speed: Annotated[
+        float, typer.Option("--speed", help="How many times as fast the log's clock goes.", min=1e-6)
+    ] = 1.0,
+    ramp: Annotated[
+        float | None,
+        typer.Option("--ramp", metavar="P99_MS", help="Find the highest rate with a P99 up to this, from --rate on."),
+    ] = None,
+) -> None:
+    """What a load that is offered, whatever becomes of it, gets from a service: any model's, at any address.
+
+    Latencies count from the intended sends. Each figure is the median of the runs, _lo and _hi the least and the
+    greatest. The times by stage are means of the updates about the P50 and the P99, from the replies themselves;
+    client is what is left: the network, and whoever sends. generator_bound says that the sender was what was slow.
+    """
+    from bench.offered import Offer, measure
+
+    recording = None if log is None else (log, speed)
+    offer = Offer(rate, duration, users, zipf, arrivals, streams, recording)
+    run_and_report(
+        "load", json, seed, lambda watch: measure(watch, seed, offer, runs, warm_up, target, workers, model, ramp)
+    )
+
+
+@app.command()
+def capacity(
+    quick: Quick = False,
+    json: Json = None,
+    seed: Seed = 1,
+    p99_ms: Annotated[float, typer.Option("--p99-ms", help="The P99 that is to be held.", min=0.1)] = 20.0,
+    users: Annotated[int, typer.Option("--users", help="Users to size for, there all the time.", min=1)] = 100_000,
+    events: Annotated[float, typer.Option("--events-per-minute", help="Events of each user.", min=0.001)] = 1.0,
+    model: Annotated[str, typer.Option("--model", help="A name, or module:Class.")] = "knowledge-tracing",
+) -> None:
+    """The highest steady load that a worker on one core holds under a P99, and what that means for so many users.
+
+    Found by bisection, twice: with one Exchange stream of 4,096 users, and with a Session stream for each of 256. The
+    sizes are for a load that is there all the time, not for a mean of peaks: workers, routers, memory, and the requests
+    and bytes that S3 is sent in a month, counted by a stand-in.
+    """
+    from bench.capacity import Asked, measure
+
+    asked = Asked(users, events, p99_ms)
+    run_and_report("capacity", json, seed, lambda watch: measure(Options(quick, seed), watch, asked, model))
 
 
 def run_and_report(name: str, path: Path | None, seed: int, measure: Callable[[Watch], tuple[Metric, ...]]) -> None:

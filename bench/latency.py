@@ -99,9 +99,9 @@ class DirectArm:
         latencies_ns = np.empty(num_events, np.int64)
         results = []
         now = time.perf_counter_ns
-        for i, (ids, outcome) in enumerate(self.traffic.observations(num_events)):
+        for i, observation in enumerate(self.traffic.observations(num_events)):
             start_ns = now()
-            result = await self.session.observe(ids=ids, outcome=outcome)
+            result = await self.session.observe(**observation)
             latencies_ns[i] = now() - start_ns
             results.append(result)
         for result in results:

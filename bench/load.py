@@ -31,6 +31,8 @@ from evercurrent.wire import Layout
 
 READY_TIMEOUT_S = 30.0
 MESSAGE_BYTES_MAX = 8 * 2**20
+SESSION_UNANSWERED_MAX = 250
+"""A service refuses what a session sends beyond 256 that are not answered; a client that knows that waits."""
 
 
 class Stream(Protocol):
@@ -174,20 +176,23 @@ async def closed_loops(streams: Sequence[Stream], requests: Sequence[Sequence[by
 
 
 async def open_loop(stream: Stream, requests: Sequence[bytes], intended_ns: NDArray[np.int64], clock: Clock) -> Replies:
-    """Sends each request at its intended time, or as soon after it as the stream has taken the one before; never waits
-    for a reply. Latencies count from the intended times."""
+    """Sends each request at its intended time, or as soon after it as the stream has taken the one before; waits for no
+    reply but where SESSION_UNANSWERED_MAX are owed. Latencies count from the intended times."""
     latencies_ns = np.empty(len(requests), np.int64)
     raw: list[bytes] = []
+    room = asyncio.Semaphore(SESSION_UNANSWERED_MAX)
 
     async def send() -> None:
         for request, at_ns in zip(requests, intended_ns.tolist(), strict=True):
             await clock.sleep_until(at_ns)
+            await room.acquire()
             await stream.write(request)
 
     async def receive() -> None:
         for i, at_ns in enumerate(intended_ns.tolist()):
             raw.append(await read(stream))
             latencies_ns[i] = clock.now_ns() - at_ns
+            room.release()
 
     async with asyncio.TaskGroup() as group:
         group.create_task(send())

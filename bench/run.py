@@ -7,6 +7,7 @@ import gc
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, TypeVar
 
 import uvloop
@@ -28,6 +29,20 @@ class Options:
 
     quick: bool
     seed: int
+
+
+class Arrivals(StrEnum):
+    """When events are sent."""
+
+    POISSON = "poisson"
+    BURSTS = "bursts"
+
+
+class Streams(StrEnum):
+    """How they are sent."""
+
+    SESSIONS = "sessions"
+    EXCHANGE = "exchange"
 
 
 class Watch:

@@ -112,7 +112,8 @@ class Objects:
 
 
 class Server:
-    """The requests and the port they come in at. `counts` says how many came, by method and folder: `PUT journal`."""
+    """The requests and the port they come in at. `counts` says how many came, by method and folder: `PUT journal`;
+    and the bytes in them: `bytes PUT`."""
 
     def __init__(self, random: Random) -> None:
         self.mode = Mode.NORMAL
@@ -155,6 +156,7 @@ class Server:
         named = key or query.get("prefix", "")
         self.counts[f"{request.method} {_folder(named)}"] += 1
         body = await request.content.read()
+        self.counts[f"bytes {request.method}"] += len(body)
         await self._take_time(request.method)
         if bucket != BUCKET:
             return _error(404, "NoSuchBucket")
@@ -257,7 +259,7 @@ class StandIn:
         self._ask("PUT", f"/{mode.value}")
 
     def counts(self) -> Counter[str]:
-        """How many requests came so far, by method and folder. Blocks for a round trip."""
+        """As `Server.counts`. Blocks for a round trip."""
         return self._ask("GET", "/")
 
     def _ask(self, method: str, path: str) -> Counter[str]:

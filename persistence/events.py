@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,11 +23,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from evercurrent.slots import slot_of
-from persistence.errors import Damaged
+from persistence.errors import Damaged, StoreError
 from persistence.store import ObjectStore, list_all
 
 EVENTS_PREFIX = "events/"
 NUM_BUCKETS = 16
+FILES_AT_ONCE = 16
+"""Files that are looked through at a time when a user is forgotten: on S3 most of that is waiting."""
 
 SCHEMA = pa.schema(
     [
@@ -117,15 +119,15 @@ def encode_events(table: pa.Table) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
-def decode_events(body: bytes, key: str) -> pa.Table:
-    """A file's events. Raises Damaged, which names the key."""
+def decode_events(body: bytes, key: str, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
+    """A file's events, or some columns of them. Raises Damaged, which names the key."""
     try:
-        table = pq.read_table(pa.BufferReader(body))
+        file = pq.ParquetFile(pa.BufferReader(body))
+        if file.schema_arrow != SCHEMA:
+            raise Damaged(f"{key} has other columns")
+        return file.read(columns=list(columns))
     except (pa.ArrowException, OSError) as error:
         raise Damaged(f"{key} cannot be read: {type(error).__name__}") from error
-    if table.schema != SCHEMA:
-        raise Damaged(f"{key} has other columns")
-    return table
 
 
 def split_events(table: pa.Table, name: str) -> list[tuple[EventFile, pa.Table]]:
@@ -191,42 +193,54 @@ async def forget_events(store: ObjectStore, user: str) -> int:
     What a worker has not written yet is not there to be removed: call `EventLog.flush` before.
     """
     bucket = bucket_of(slot_of(user))
-    removed = 0
-    for day in await list_days(store):
-        for file in await list_files(store, bucket_prefix(day, bucket)):
-            removed += await _forget_in(store, file, user)
+    files = [file for day in await list_days(store) for file in await list_files(store, bucket_prefix(day, bucket))]
+    left, removed = iter(files), 0
+
+    async def forget() -> None:
+        nonlocal removed
+        for file in left:
+            count = await _forget_in(store, file, user)
+            removed += count
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(FILES_AT_ONCE):
+                tasks.create_task(forget())
+    except* StoreError as group:
+        raise group.exceptions[0] from None
     return removed
 
 
-async def _forget_in(store: ObjectStore, file: EventFile, user: str) -> int:
-    """Rewrite one file until its highest revision is without the user, then delete those below."""
+async def _forget_in(store: ObjectStore, newest: EventFile, user: str) -> int:
+    """Rewrite one file, of which this was the newest, until its highest revision is without the user, then delete those
+    below."""
     namespace, _, user_id = user.partition("\0")
+    revisions = [newest] if not newest.revision else await _revisions(store, newest)
     removed = 0
     while True:
-        revisions = await _revisions(store, file)
         if not revisions:
-            raise Damaged(f"{file.key} is gone")
+            raise Damaged(f"{newest.key} is gone")
         newest = revisions[-1]
         stored = await store.get(newest.key)
-        if stored is None:
-            continue
-        kept, count = await asyncio.to_thread(_without, stored.body, newest.key, namespace, user_id)
-        removed = max(removed, count)
-        if not count:
-            for older in revisions[:-1]:
-                await store.delete(older.key)
-            return removed
-        # Whoever loses a race, or has written below a revision that overtook it, sees so by looking again.
-        await store.put_if_absent(replace(newest, revision=newest.revision + 1).key, kept)
+        if stored is not None:
+            kept, count = await asyncio.to_thread(_without, stored.body, newest.key, namespace, user_id)
+            removed = max(removed, count)
+            if not count:
+                for older in revisions[:-1]:
+                    await store.delete(older.key)
+                return removed
+            # Whoever loses a race, or has written below a revision that overtook it, sees so by looking again.
+            await store.put_if_absent(replace(newest, revision=newest.revision + 1).key, kept)
+        revisions = await _revisions(store, newest)
 
 
 def _without(body: bytes, key: str, namespace: str, user_id: str) -> tuple[bytes, int]:
     """A file's body without a user and how many events less; empty if that is none."""
-    table = decode_events(body, key)
-    of_user = pc.and_(pc.equal(table["namespace"], namespace), pc.equal(table["user_id"], user_id))
-    kept = table.filter(pc.invert(of_user))
-    count = len(table) - len(kept)
-    return (encode_events(kept) if count else b""), count
+    whose = decode_events(body, key, ["namespace", "user_id"])
+    of_user = pc.and_(pc.equal(whose["namespace"], namespace), pc.equal(whose["user_id"], user_id))
+    if not (count := pc.sum(of_user).as_py()):
+        return b"", 0
+    return encode_events(decode_events(body, key).filter(pc.invert(of_user))), count
 
 
 async def _revisions(store: ObjectStore, file: EventFile) -> list[EventFile]:

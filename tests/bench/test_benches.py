@@ -174,6 +174,38 @@ SHADOW = {
         for what in ("rolled_back_s", "live_brier", "old_brier")
     ),
 }
+LOAD = {
+    "offered_per_s",
+    "updates_per_s",
+    "generator_bound",
+    "generator_lag_p99_ms",
+    "steal_s",
+    "client_cores",
+    "worker_0_cores",
+    "router_0_memory_mib",
+    *(f"{name}_ms{part}" for name in ("p50", "p90", "p99", "p999", "max") for part in ("", "_lo", "_hi")),
+    *(
+        f"{name}_{stage}_ms"
+        for name in ("p50", "p99")
+        for stage in ("route", "queue", "hydrate", "step", "client", "whole")
+    ),
+}
+CAPACITY = {
+    "exchange_held_per_s",
+    "exchange_worker_cores",
+    "exchange_worker_bound",
+    "exchange_generator_bound",
+    "sessions_held_per_s",
+    "sessions_router_cores",
+    "size_users",
+    "size_workers",
+    "size_routers_exchange",
+    "size_routers_sessions",
+    "size_memory_gib_a_worker",
+    "user_bytes",
+    "s3_puts_a_month",
+    "s3_put_gib_a_month",
+}
 EXPECTED = {
     "latency": LATENCY,
     "throughput": THROUGHPUT,
@@ -184,13 +216,29 @@ EXPECTED = {
     "verdict": VERDICT,
     "shadow": SHADOW,
     "tracing": TRACING,
+    "load": LOAD,
+    "capacity": CAPACITY,
+}
+ARGUMENTS = {
+    "load": ["--runs", "2", "--duration", "0.3", "--warm-up", "0.1", "--users", "16"],
+    "capacity": ["--quick", "--p99-ms", "400"],
 }
 
 
 @pytest.mark.parametrize(("name", "expected"), EXPECTED.items())
 def test_a_quick_run_writes_the_contract(name: str, expected: set[str], tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
-    command = [sys.executable, "-m", "bench", name, "--quick", "--seed", "3", "--json", str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "bench",
+        name,
+        *ARGUMENTS.get(name, ["--quick"]),
+        "--seed",
+        "3",
+        "--json",
+        str(path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
 

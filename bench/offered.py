@@ -1,0 +1,293 @@
+"""Bench `load`: what a load that is offered, whatever becomes of it, gets from any service.
+
+Runs are repeated, and each figure is their median with the least and the greatest. `--ramp` doubles the rate until the
+P99 of a run is above `--p99-ms`, then closes in on the knee by bisection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import driving, load, pacing, schedules
+from bench.driving import STAGES, Driver, Sent
+from bench.metering import Costs, metered
+from bench.pacing import NS_PER_S
+from bench.report import Metric
+from bench.run import Arrivals, Streams, Watch, WrongReplyError, run
+from bench.schedules import Recording, Schedule
+from bench.service import run_service
+from bench.stats import percentile
+from bench.traffic import Traffic
+
+PERCENTS = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
+GENERATOR_SHARE_MAX = 0.25
+"""Of a P99: who sends as late as that measures itself."""
+GENERATOR_CORES_MAX = 0.9
+EVENTS_MIN = 20
+"""Of a run: fewer say nothing."""
+RAMP_FACTOR = 2.0
+RAMP_CLOSE = 1.1
+"""The knee is known to within this factor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What is offered. `recording`, a log and how many times faster its clock goes, takes the place of `rate_per_s`,
+    `num_users`, `zipf` and `arrivals`."""
+
+    rate_per_s: float
+    duration_s: float
+    num_users: int
+    zipf: float
+    arrivals: Arrivals
+    streams: Streams
+    recording: tuple[Path, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run gave."""
+
+    offered_per_s: float
+    sent: Sent
+    costs: Costs
+
+    def ms(self, percent: float) -> float:
+        """A percentile of the latencies."""
+        return percentile(self.sent.latencies_ns, percent) / 1e6
+
+    @property
+    def updates_per_s(self) -> float:
+        """Updates that were answered, a second."""
+        return len(self.sent.latencies_ns) / self.costs.elapsed_s
+
+    @property
+    def is_generators_own(self) -> bool:
+        """Whether whoever sent was itself what was slow."""
+        late = self.costs.lag_p99_ns > GENERATOR_SHARE_MAX * percentile(self.sent.latencies_ns, 99)
+        return late or self.costs.cores("client") > GENERATOR_CORES_MAX
+
+
+@dataclass(slots=True)
+class Offering:
+    """A service to offer loads to, with its users open."""
+
+    driver: Driver
+    traffic: Traffic
+    clock: pacing.Clock
+    pids: dict[str, int]
+    offer: Offer
+    recording: Recording | None = None
+    _at_ns: int = 0
+
+    async def run(self, rate_per_s: float, duration_s: float) -> Run:
+        """Offer it for so long; of a recording, what comes next."""
+        rng = self.traffic.rng
+        if self.recording is not None:
+            end_ns = self._at_ns + round(duration_s * NS_PER_S)
+            schedule, drawn = self.recording.within(self._at_ns, end_ns)
+            self._at_ns = end_ns
+            if not len(schedule):
+                raise WrongReplyError("the log ends before the runs do: let its clock go slower, or ask for less")
+        else:
+            draw = schedules.bursts if self.offer.arrivals is Arrivals.BURSTS else schedules.poisson
+            times_ns = draw(rate_per_s, duration_s, rng)
+            users = schedules.users_of(len(times_ns), self.offer.num_users, self.offer.zipf, rng)
+            schedule, drawn = Schedule(times_ns, users), self.traffic.draw(len(times_ns))
+        async with metered(self.pids, self.clock) as costs:
+            sent = await self.driver.send(schedule, drawn)
+        return Run(len(schedule) / duration_s, sent, costs)
+
+
+@asynccontextmanager
+async def offering(address: str, pids: dict[str, int], offer: Offer, seed: int) -> AsyncIterator[Offering]:
+    """A service whose users are open while the context lasts. Raises ValueError: a recording does not fit it."""
+    async with AsyncExitStack() as stack:
+        clock = stack.enter_context(pacing.precise_clock())
+        channel = await stack.enter_async_context(load.connect(address))
+        traffic_ = Traffic(await load.describe_model(channel), np.random.default_rng(seed))
+        recording = None if offer.recording is None else schedules.recorded(*offer.recording, traffic_.model)
+        names = [f"load-{number}" for number in range(offer.num_users)] if recording is None else recording.names
+        driver: Driver
+        if offer.streams is Streams.SESSIONS:
+            driver = await stack.enter_async_context(driving.sessions(channel, traffic_, names, clock))
+        else:
+            driver = await stack.enter_async_context(driving.exchange(channel, traffic_, names, clock))
+        yield Offering(driver, traffic_, clock, pids, offer, recording)
+
+
+def measure(
+    watch: Watch,
+    seed: int,
+    offer: Offer,
+    num_runs: int,
+    warm_up_s: float,
+    target: str | None,
+    num_workers: int,
+    model: str,
+    ramp_p99_ms: float | None,
+) -> tuple[Metric, ...]:
+    """Offer a load to `target`, or to a service of its own."""
+
+    async def offered(address: str, pids: dict[str, int]) -> list[Metric]:
+        async with offering(address, pids, offer, seed) as opened:
+            if warm_up_s:
+                with watch.stage("warm up", 1) as advance:
+                    await opened.run(offer.rate_per_s, warm_up_s)
+                    advance()
+            if ramp_p99_ms is not None:
+                with watch.stage("ramp", 1) as advance:
+                    found = await knee(opened, ramp_p99_ms, lambda: None)
+                    advance()
+                return knee_metrics(found, ramp_p99_ms)
+            with watch.stage(f"{offer.streams}, {offer.arrivals}", num_runs) as advance:
+                return metrics_of_runs([await _counted(opened, offer, advance) for _ in range(num_runs)])
+
+    if target is not None:
+        return tuple(run(offered(target, {})))
+    with run_service(watch, num_workers, model=model) as cluster:
+        return tuple(run(offered(cluster.address, cluster.pids)))
+
+
+async def _counted(opened: Offering, offer: Offer, advance: Callable[[], None]) -> Run:
+    done = await opened.run(offer.rate_per_s, offer.duration_s)
+    advance()
+    return done
+
+
+async def knee(opened: Offering, p99_ms: float, advance: Callable[[], None]) -> list[Run]:
+    """Runs at rising rates, by the rate that was asked for, until that is known to within RAMP_CLOSE at which the P99
+    goes above `p99_ms`; in ascending order of their rates."""
+    runs: dict[float, Run] = {}
+
+    async def holds(rate_per_s: float) -> bool:
+        # A rate is given up when two runs in a row fail it: one may have met a pause of the machine.
+        for _ in range(2):
+            runs[rate_per_s] = await opened.run(rate_per_s, opened.offer.duration_s)
+            advance()
+            if runs[rate_per_s].ms(99) <= p99_ms:
+                return True
+        return False
+
+    low, high = 0.0, opened.offer.rate_per_s
+    while await holds(high):
+        low, high = high, high * RAMP_FACTOR
+    while low == 0.0:
+        high /= RAMP_FACTOR
+        if high * opened.offer.duration_s < EVENTS_MIN:
+            break
+        if await holds(high):
+            low, high = high, high * RAMP_FACTOR
+    while low and high / low > RAMP_CLOSE:
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if await holds(middle) else (low, middle)
+    return [runs[rate] for rate in sorted(runs)]
+
+
+def held(runs: Sequence[Run], p99_ms: float) -> Run | None:
+    """The run at the highest rate that held the P99."""
+    return next((each for each in reversed(runs) if each.ms(99) <= p99_ms), None)
+
+
+def knee_metrics(runs: Sequence[Run], p99_ms: float) -> list[Metric]:
+    """Latency against load, and where it bends."""
+    best = held(runs, p99_ms)
+    return [
+        Metric("saturation_per_s", best.updates_per_s if best else 0.0, f"the highest rate with a P99 ≤ {p99_ms:g} ms"),
+        *_knee_costs(best),
+        *(
+            Metric(f"at_{each.offered_per_s:.0f}_per_s_{name}_ms", each.ms(percent), "from the intended send")
+            for each in runs
+            for name, percent in PERCENTS.items()
+            if name in ("p50", "p99")
+        ),
+    ]
+
+
+def _knee_costs(best: Run | None) -> list[Metric]:
+    if best is None:
+        return []
+    return [Metric("generator_bound", float(best.is_generators_own), _GENERATOR), *_costs([best])]
+
+
+_GENERATOR = "1: whoever sent was itself what was slow; the service may do better"
+
+
+def metrics_of_runs(runs: Sequence[Run]) -> list[Metric]:
+    """What the runs gave, and where a P99 update spent its time."""
+    metrics = [
+        Metric("offered_per_s", _median([each.offered_per_s for each in runs]), f"updates, median of {len(runs)} runs"),
+        Metric("updates_per_s", _median([each.updates_per_s for each in runs]), "answered, likewise"),
+    ]
+    for name, percent in PERCENTS.items():
+        times_ms = [each.ms(percent) for each in runs]
+        metrics += [
+            Metric(f"{name}_ms", _median(times_ms), "from the intended send, median over runs"),
+            Metric(f"{name}_ms_lo", min(times_ms), "the least of the runs"),
+            Metric(f"{name}_ms_hi", max(times_ms), "the greatest"),
+        ]
+    sent = Sent(
+        np.concatenate([each.sent.latencies_ns for each in runs]),
+        np.concatenate([each.sent.stages_us for each in runs]),
+    )
+    bound = float(np.median([each.is_generators_own for each in runs]) >= 0.5)
+    return [*metrics, *stage_metrics(sent), Metric("generator_bound", bound, _GENERATOR), *_costs(runs)]
+
+
+def stage_metrics(sent: Sent) -> list[Metric]:
+    """The mean times by stage of the updates about the P50 and about the P99."""
+    metrics = []
+    for name, low, high in (("p50", 45.0, 55.0), ("p99", 98.5, 99.5)):
+        about = _between(sent.latencies_ns, low, high)
+        stages_us = sent.stages_us[about].mean(axis=0)
+        whole_us = sent.latencies_ns[about].mean() / 1e3
+        metrics += [
+            Metric(f"{name}_{stage}_ms", each / 1e3, f"of updates about the {name.upper()}: {_MEANINGS[stage]}")
+            for stage, each in zip(STAGES, stages_us.tolist(), strict=True)
+        ]
+        client_us = whole_us - stages_us.sum()
+        metrics += [
+            Metric(f"{name}_client_ms", client_us / 1e3, "outside the service: from the intended send to the router"),
+            Metric(f"{name}_whole_ms", whole_us / 1e3, "all of these together"),
+        ]
+    return metrics
+
+
+_MEANINGS = {
+    "route": "in the router, and both ways between it and the worker",
+    "queue": "waiting for the batch before",
+    "hydrate": "waiting for the user's state to be loaded",
+    "step": "the batch's forward, backward, guard and scatter",
+}
+
+
+def _between(latencies_ns: NDArray[np.int64], low: float, high: float) -> NDArray[np.intp]:
+    """Those whose latencies are between two percentiles."""
+    bounds = [percentile(latencies_ns, percent) for percent in (low, high)]
+    return np.flatnonzero((latencies_ns >= bounds[0]) & (latencies_ns <= bounds[1]))
+
+
+def _costs(runs: Sequence[Run]) -> list[Metric]:
+    metrics = [
+        Metric("generator_lag_p99_ms", _median([each.costs.lag_p99_ns / 1e6 for each in runs]), "of the sending loop"),
+        Metric("steal_s", sum(each.costs.steal_s for each in runs), "CPU seconds that a hypervisor gave to others"),
+    ]
+    for name in runs[0].costs.cpu_s:
+        part = name.replace("-", "_")
+        cores = _median([each.costs.cores(name) for each in runs])
+        memory_mib = max(each.costs.memory_bytes[name] for each in runs) / 2**20
+        metrics += [
+            Metric(f"{part}_cores", cores, f"cores that {name} kept busy"),
+            Metric(f"{part}_memory_mib", memory_mib, f"resident memory of {name}"),
+        ]
+    return metrics
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(np.median(values))
