@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from bench.report import Metric, Report, commit, machine
+from bench.report import Metric, Report, changes_table, commit, machine
 from bench.run import Arrivals, Options, Streams, Watch, WrongReplyError, watching
 
 SIGINT_EXIT_CODE = 128 + signal.SIGINT
@@ -272,6 +273,57 @@ def capacity(
 
     asked = Asked(users, events, p99_ms)
     run_and_report("capacity", json, seed, lambda watch: measure(Options(quick, seed), watch, asked, model))
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option("--out", help="The folder to write to.", file_okay=False)] = Path("bench-report"),
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="STEP", help="Some of its steps; may be given again.")
+    ] = None,
+    runs: Annotated[int, typer.Option("--runs", help="Runs of each step: what they differ by is told.", min=1)] = 1,
+    quick: Quick = False,
+    seed: Seed = 1,
+) -> None:
+    """Run a set of benches and write one page with its plots: report.html, PNG files, and report.json to compare.
+
+    All of it takes about half an hour. A bench that fails, or whose peers are not installed, is named on the page.
+    """
+    from bench.reporting import STEPS, write_report
+
+    steps = only or list(STEPS)
+    if unknown := [step for step in steps if step not in STEPS]:
+        raise typer.BadParameter(f"{', '.join(unknown)}: the steps are {', '.join(STEPS)}", param_hint="--only")
+    if find_spec("matplotlib") is None:
+        raise typer.BadParameter("a report needs matplotlib: pip install 'evercurrent[plot]'")
+    errors = Console(stderr=True)
+    try:
+        with watching(errors) as watch:
+            written = write_report(out, steps, runs, quick, seed, watch)
+    except KeyboardInterrupt:
+        errors.print("interrupted; no page was written")
+        raise typer.Exit(SIGINT_EXIT_CODE) from None
+    Console().print(f"wrote {written}", soft_wrap=True)
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="A.json", exists=True, dir_okay=False)],
+    after: Annotated[Path, typer.Argument(metavar="B.json", exists=True, dir_okay=False)],
+    all_: Annotated[bool, typer.Option("--all", help="Also what has not changed, or has no spread.")] = False,
+) -> None:
+    """What differs between two runs: a change is told only where it is more than the runs' own spread.
+
+    A file is what a bench wrote with --json, or a report.json. The spread of a figure is its interval (x_lo to x_hi)
+    and, in a report of several runs, what they differ by. Of a figure with neither nothing can be said.
+    """
+    from bench.comparing import changes, runs_of
+
+    try:
+        found = list(changes(runs_of(before), runs_of(after)))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    Console().print(changes_table(found, all_))
 
 
 def run_and_report(name: str, path: Path | None, seed: int, measure: Callable[[Watch], tuple[Metric, ...]]) -> None:

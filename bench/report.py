@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from bench.comparing import Change
 from bench.stats import Interval, percentile
 
 VERSIONS = ("grpcio", "protobuf", "numpy", "torch", "uvloop")
@@ -75,6 +77,23 @@ class Report:
         for metric in self.metrics:
             table.add_row(metric.name, display(metric.value), metric.meaning)
         return table
+
+
+def changes_table(changes: Sequence[Change], with_all: bool) -> Table:
+    """What has changed, and, if asked for, what has not."""
+    told = [change for change in changes if with_all or change.verdict in ("higher", "lower")]
+    counts = Counter(change.verdict for change in changes)
+    caption = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())) or "nothing in common"
+    table = Table(title="changes beyond the runs' own spread", caption=caption)
+    for column in ("bench", "metric", "before", "after", ""):
+        table.add_column(column, no_wrap=True, justify="right" if column in ("before", "after") else "left")
+    for change in told:
+        sides = (
+            f"{display(each.median)} [{display(each.low)}, {display(each.high)}]"
+            for each in (change.before, change.after)
+        )
+        table.add_row(change.bench, change.metric, *sides, change.verdict)
+    return table
 
 
 def display(value: float) -> str:
