@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from bench.comparing import Spread, spreads
 from bench.report import display
@@ -64,6 +66,8 @@ def _load(axes: Axes, by_step: Mapping[str, Metrics]) -> bool:
             axes.axvline(knee, color=color, linewidth=0.8, linestyle="--")
             axes.annotate(f"{knee:,.0f}/s", (knee, axes.get_ylim()[1]), color=color, ha="right", va="top", rotation=90)
     axes.set(xscale="log", yscale="log", xlabel="offered updates a second", ylabel="ms from the intended send")
+    _plain(axes.xaxis)
+    _plain(axes.yaxis)
     axes.set_title("Latency against load; dashed: the highest rate that holds the P99 asked for")
     if drawn:
         axes.legend()
@@ -93,6 +97,7 @@ def _tail(axes: Axes, by_step: Mapping[str, Metrics]) -> bool:
         [1 / (1 - percent / 100) for percent in TAIL.values()], [f"P{percent:g}" for percent in TAIL.values()]
     )
     axes.minorticks_off()
+    _plain(axes.yaxis)
     axes.set_title("Percentiles of the update latency; shaded: least and greatest of the runs")
     if drawn:
         axes.legend()
@@ -124,13 +129,14 @@ def _peers(axes: Axes, by_step: Mapping[str, Metrics]) -> bool:
     found = [(name, spread) for name, spread in by_step.get("peers", {}).items() if "_vs_" in name]
     for at, (name, spread) in enumerate(found):
         is_better = spread.median > 1 if "throughput" in name else spread.median < 1
-        axes.barh(at, spread.median, color=OURS if is_better else STAGE_COLORS[3])
+        axes.barh(at, spread.median - 1, left=1, color=OURS if is_better else STAGE_COLORS[3])
         axes.plot([spread.low, spread.high], [at, at], color=INK, linewidth=1.5)
         axes.annotate(f" {display(spread.median)}×", (spread.high, at), va="center")
     axes.set_yticks(range(len(found)), [name.replace("_", " ") for name, _ in found])
     axes.axvline(1, color=INK, linewidth=0.8)
     axes.margins(x=0.2)
     axes.set(xscale="log", xlabel="ours over theirs", title="Beside what one would use instead; blue: ours is better")
+    _plain(axes.xaxis)
     axes.invert_yaxis()
     return bool(found)
 
@@ -152,6 +158,13 @@ def _gaps(axes: Axes, by_step: Mapping[str, Metrics]) -> bool:
     axes.set(xlabel="ms", title="How long users wait while the service changes or fails")
     axes.invert_yaxis()
     return bool(found)
+
+
+def _plain(axis: Axis) -> None:
+    """Numbers as they are said, on a logarithmic axis too: 1, 2 and 5 of each power of ten."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:,g}")
 
 
 PLOTS: dict[str, Callable[[Axes, Mapping[str, Metrics]], bool]] = {
