@@ -37,7 +37,8 @@ def draw_states(model: Model, size: int, generator: torch.Generator) -> Tensor:
     state_BD = model.initial_state().repeat(size, 1)
     for _ in range(5):
         state_BD = model.update(state_BD, draw_batch(model.observation, size, generator)).state_BD
-    return state_BD
+    # An update may give tensors of inference mode, which autograd takes only as copies.
+    return state_BD.clone()
 
 
 def take(batch: Batch, index: Tensor) -> Batch:

@@ -219,12 +219,13 @@ def unroll(
 ) -> tuple[Tensor, Tensor]:
     """The rows after T online steps and the log-odds [T, B] predicted on the way, differentiable in all weights."""
     parts = [part.unflatten(0, outcome_TB.shape) for part in model.read(ids_TB2.flatten(0, 1))]
-    logits = []
+    weights, logits = model.weights(), []
     for t in range(len(outcome_TB)):
         reading = Reading(*(part[t] for part in parts))
-        answer = model.answer(state_BS, reading)
+        answer = model.answer(state_BS, reading, weights)
         residual_B = (outcome_TB[t] - answer.logit_B.sigmoid()) * has_TB[t]
-        state_BS = model.step(state_BS, reading, answer, model.slope(answer, reading), residual_B, has_TB[t])
+        slope_BS = model.slope(answer, reading, weights)
+        state_BS = model.step(state_BS, reading, answer, slope_BS, residual_B, has_TB[t], weights)
         logits.append(answer.logit_B)
     return state_BS, torch.stack(logits)
 
