@@ -547,3 +547,52 @@ def main() -> None:
 def _fail(error: Exception, code: int) -> None:
     print(f"evercurrent: {error}", file=sys.stderr)
     sys.exit(code)
+
+
+@app.command()
+def evaluate(
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="A CSV file (may be .gz) with user_id, timestamp_or_order, item_id, skill_id and outcome.",
+        ),
+    ],
+    model: Annotated[str, typer.Option(metavar="TEXT", help="A name of ours, or module:Class.")] = "knowledge-tracing",
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its weights, safetensors.", show_default="the model's own")
+    ] = None,
+    ids: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The ids that training wrote beside them.", show_default="those of the log"),
+    ] = None,
+    test_users: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON with the only users to take.", show_default="all")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="A router to send the log to as well.", show_default="none"),
+    ] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CA certificates to know it by, PEM.", show_default="no TLS")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A bearer token for it.", show_default="none")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How well a model predicts a log of answers: each is predicted, then learned from, as if it came now.
+
+    With --target a service gets the same log, for users of its own (they stay: evaluate-…), and must predict the same
+    to within 1e-4.
+
+    evercurrent evaluate --data answers.csv --weights run/model.safetensors --ids run/ids.json --target 127.0.0.1:7600
+    """
+    from evercurrent.cli.evaluate import Service, evaluate
+    from evercurrent.client import Tls
+
+    service = None
+    if target is not None:
+        token = None if token_file is None else token_file.read_text().strip()
+        service = Service(target, None if tls_ca is None else Tls(tls_ca), token)
+    evaluate(data, model, weights, ids, test_users, service, as_json)
