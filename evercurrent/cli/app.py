@@ -586,7 +586,7 @@ def evaluate(
     With --target a service gets the same log, for users of its own (they stay: evaluate-…), and must predict the same
     to within 1e-4.
 
-    evercurrent evaluate --data answers.csv --weights run/model.safetensors --ids run/ids.json --target 127.0.0.1:7600
+    evercurrent evaluate --data answers.csv --weights run/weights.safetensors --ids run/ids.json --target 127.0.0.1:7600
     """
     from evercurrent.cli.evaluate import Service, evaluate
     from evercurrent.client import Tls
