@@ -18,16 +18,19 @@ import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ulid import ULID
 
 from bench.counting import Counting
 from evercurrent.describe import describe
 from evercurrent.errors import Refused
 from evercurrent.settings import RouterSettings
 from evercurrent.v1 import description_pb2, models_pb2, session_pb2, worker_pb2
+from evercurrent.v1 import observation_pb2 as pb
+from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_OBSERVATION
 from evercurrent.v1.session_pb2 import ExchangeOpen, SessionOpen
 from evercurrent.v1.storage_pb2 import SealedUserRecord, SegmentFooter, SlotRecord, UserRecord
 from evercurrent.v1.wire_pb2 import WireEventColumns
-from evercurrent.wire import Layout, watermarks
+from evercurrent.wire import Event, Layout, watermarks
 from persistence.control import first_control, manifest_body, read_audit, read_control, read_manifest
 from persistence.errors import Damaged
 from persistence.record import read_record, read_slot, record_body, slot_body
@@ -35,6 +38,7 @@ from persistence.segment import _tail, read_footer, read_segment
 from router.exchange_stream import ExchangeStream
 from router.session_stream import SessionStream
 from router.streams import parse
+from tests.fuzz.honest import Twin
 from tests.fuzz.mutations import Mutator
 from tests.fuzz.scripts import Scripts
 from tests.persistence.test_record import INDEX, USER, rows
@@ -184,21 +188,42 @@ async def _stream(seed: int) -> None:
     assert not core._requests
 
 
+def _comes_and_goes(engine: Played, link: int, number: int) -> None:
+    """A user who was never seen comes in the middle of things, is served as if alone, and leaves."""
+    twin, name = Twin(), f"comer-{number}"
+    opened = engine.open(link, worker_pb2.LinkTagOpen(tag=number, user_id=name, session_id=str(ULID.from_int(7))), name)
+    assert opened is not None
+    assert (opened.applied_seq, opened.version) == (0, 0)
+    observation = Event(1, 1, 0, (3,), 0, number, 0, (), (0.5,), EVENT_KIND_OBSERVATION)
+    close = Event(0, 1, 0, (0,), 0, number, 0, (), (0.0,), EVENT_KIND_CLOSE)
+    engine.receive(link, engine.layout.events(engine.layout.pack(observation) + engine.layout.pack(close)), ())
+    found = []
+    while engine.num_waiting:
+        found += [record for results in engine.step() if results.link == link for record in results.records]
+    applied, closed = found
+    twin.learn(3, 0.5)
+    assert (applied["status"], applied["version"], closed["status"]) == (pb.STATUS_APPLIED, 1, pb.STATUS_CLOSED)
+    row = engine.slab.find(name)
+    assert row is not None
+    assert engine.slab.state[row].astype("<f4").tobytes() == twin.state
+
+
 @settings(deadline=None)
 @given(seed=seeds)
 def test_an_engine_takes_or_refuses_any_frame_and_keeps_nothing_of_a_link(seed: int) -> None:
     engine = Played(Counting(), 100, 64, itertools.count().__next__)
     other = engine.open_link()
-    for raw in messages_of("/Link", seed):
+    for number, raw in enumerate(messages_of("/Link", seed)):
         link = engine.open_link()
         with suppress(Refused, DecodeError):
             frame = worker_pb2.LinkRequest.FromString(raw).frame
             for tag_open in frame.opens:
                 _opened(engine, link, tag_open)
             engine.receive(link, engine.layout.events(frame.events), frame.refusals)
-        if seed % 2:
-            while engine.num_waiting:
+        for _ in range(seed % 4):
+            if engine.num_waiting:
                 engine.step()
+        _comes_and_goes(engine, other, number)
         engine.close_link(link)
     while engine.num_waiting:
         engine.step()
