@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -56,3 +57,7 @@ def _without_network() -> str | None:
     except (FileNotFoundError, subprocess.CalledProcessError):
         return f"needs a network of its own, which `{' '.join(network.UNSHARE)}` must be allowed to make"
     return None
+
+
+if __name__ == "__main__":
+    print(f"{sys.argv[1]}: {skipped().get(sys.argv[1].replace('-', '_'), 'installed')}")
