@@ -62,7 +62,7 @@ class Connected:
 
     async def sessions(self, prefix: str) -> SessionsArm:
         """NUM_STREAMS users, each in a closed loop. Warmed up by one block of a round."""
-        streams = [await self._stream(index, f"{prefix}-{index}") for index in range(NUM_STREAMS)]
+        streams = [await self.stream(index, f"{prefix}-{index}") for index in range(NUM_STREAMS)]
         arm = SessionsArm(streams, self.traffic, Meter({}), num_rounds=1, check=self.check)
         await arm()
         return arm
@@ -87,7 +87,7 @@ class Connected:
 
     async def open_loop(self, prefix: str, rate_per_s: float, block_s: float, clock: pacing.Clock) -> OpenLoopArm:
         """OPEN_LOOP_SESSIONS users who send at Poisson times. Warmed up by one block."""
-        streams = [await self._stream(index, f"{prefix}-open-{index}") for index in range(OPEN_LOOP_SESSIONS)]
+        streams = [await self.stream(index, f"{prefix}-open-{index}") for index in range(OPEN_LOOP_SESSIONS)]
         arm = OpenLoopArm(streams, self.traffic, rate_per_s, block_s, clock, [1] * len(streams), self.check)
         await arm()
         return arm
@@ -95,7 +95,8 @@ class Connected:
     def _channel(self, index: int) -> grpc.aio.Channel:
         return self.channels[index % len(self.channels)]
 
-    async def _stream(self, index: int, user_id: str) -> Any:
+    async def stream(self, index: int, user_id: str) -> Any:
+        """An open stream of a user, the `index`th: which address it goes to."""
         metadata = self.target.routing(user_id)
         if self.target.is_linked:
             opens = traffic.link_opens([(user_id, str(ULID()))], NUM_SLOTS)
