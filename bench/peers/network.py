@@ -11,8 +11,10 @@ import sys
 UNSHARE = ("unshare", "--net", "--map-root-user")
 LOOPBACK = "lo"
 
-_SIOCSIFFLAGS = 0x8914
+# netdevice(7)
+_SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _IFF_UP = 1
+_IFREQ = struct.Struct("16sh14x")
 
 
 def is_private() -> bool:
@@ -27,7 +29,13 @@ def enter() -> None:
         OSError: it may not.
     """
     if is_private():
-        with socket.socket() as any_socket:
-            fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh14x", LOOPBACK.encode(), _IFF_UP))
+        _bring_loopback_up()
         return
     os.execvp(UNSHARE[0], [*UNSHARE, *sys.orig_argv])
+
+
+def _bring_loopback_up() -> None:
+    with socket.socket() as any_socket:
+        _, flags = _IFREQ.unpack(fcntl.ioctl(any_socket, _SIOCGIFFLAGS, _IFREQ.pack(LOOPBACK.encode(), 0)))
+        if not flags & _IFF_UP:
+            fcntl.ioctl(any_socket, _SIOCSIFFLAGS, _IFREQ.pack(LOOPBACK.encode(), flags | _IFF_UP))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,8 +30,8 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
-# A shell that outlives neither its standard input nor its program: sh, a program and its arguments.
-_UNTIL_INPUT_ENDS = ("sh", "-c", '"$@" </dev/null & exec >/dev/null; cat; kill $!; wait', "sh")
+# A shell whose program ends when the shell's standard input does: sh, a program and its arguments.
+_UNTIL_INPUT_ENDS = ("sh", "-c", '"$@" </dev/null & exec >/dev/null; cat; kill $! 2>/dev/null; wait', "sh")
 _STOP_TIMEOUT_S = 30.0
 
 
@@ -193,7 +194,12 @@ def _run_program(command: Sequence[str | Path], ready: str = "") -> Iterator[Non
         WrongReplyError: it ended before.
     """
     with subprocess.Popen(
-        [*_UNTIL_INPUT_ENDS, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*_UNTIL_INPUT_ENDS, *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Ctrl-C goes to the whole process group, and the shell would end without its program, which ignores it.
+        start_new_session=True,
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -203,7 +209,10 @@ def _run_program(command: Sequence[str | Path], ready: str = "") -> Iterator[Non
             yield
         finally:
             process.stdin.close()
-            process.wait(_STOP_TIMEOUT_S)
+            try:
+                process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _application(num: int) -> Callable[[str], load.Metadata]:
