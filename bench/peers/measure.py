@@ -59,7 +59,7 @@ class Sizes:
     open_loop_block_s: float
 
 
-FULL = Sizes(num_pairs=15, block_s=0.5, open_loop_block_s=1.0)
+FULL = Sizes(num_pairs=15, block_s=0.4, open_loop_block_s=0.8)
 QUICK = Sizes(num_pairs=15, block_s=0.01, open_loop_block_s=0.1)
 
 Blocks = Mapping[str, list[Block]]

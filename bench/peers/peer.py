@@ -147,7 +147,10 @@ class OneUserLink:
 
 
 def _has_results(reply: bytes) -> bool:
-    return bool(worker_pb2.LinkResponse.FromString(reply).frame.results)
+    frame = worker_pb2.LinkResponse.FromString(reply).frame
+    if frame.ended:
+        raise WrongReplyError(f"a session was ended: {frame.ended[0]}")
+    return bool(frame.results)
 
 
 def check_link(layout: Layout) -> load.Check:

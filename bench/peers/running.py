@@ -17,8 +17,8 @@ from bench.echo import run_echo
 from bench.peers.installed import REDIS_SERVER, program_of, python_of
 from bench.peers.peer import SLOT_HEADER, Target, by_slot
 from bench.processes import entered_together, free_port, run_server
+from bench.residents import run_worker
 from bench.run import Watch, WrongReplyError
-from bench.service import run_service
 
 NUMS_OF_PROCESSES = (1, 2)
 """How many processes of a peer make the step: it is judged by whichever number serves it best."""
@@ -29,6 +29,9 @@ RAY_ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+
+RESIDENTS_MAX = 1_000_000
+"""What workers take by default, as those of the service do."""
 
 # A shell whose program ends when the shell's standard input does: sh, a program and its arguments.
 _UNTIL_INPUT_ENDS = ("sh", "-c", '"$@" </dev/null & exec >/dev/null; cat; kill $! 2>/dev/null; wait', "sh")
@@ -96,11 +99,16 @@ def run_ray_serve(watch: Watch, _: int) -> Iterator[list[Target]]:
 
 @contextmanager
 def run_envoy(watch: Watch, num_workers: int) -> Iterator[list[Target]]:
-    """Envoy before workers of a service of their own, whose router has nothing to do."""
+    """Envoy before workers of their own, on a store of their own. No router is there to give slots to workers."""
     port = free_port()
-    with run_service(watch, num_workers) as cluster, TemporaryDirectory(prefix="evercurrent-bench-") as folder:
+    with TemporaryDirectory(prefix="evercurrent-bench-") as folder, ExitStack() as running:
+        store = f"sqlite:{Path(folder) / 'store.db'}"
+        workers = [run_worker(f"worker-{number}", store, RESIDENTS_MAX) for number in range(num_workers)]
+        with watch.stage("start workers for Envoy", 1) as advance:
+            backends = [server.addresses[0] for server in running.enter_context(entered_together(workers))]
+            advance()
         config = Path(folder) / "envoy.json"
-        config.write_text(json.dumps(envoy_config(port, list(cluster.workers.values()))))
+        config.write_text(json.dumps(envoy_config(port, backends)))
         command: list[str | Path] = [
             program_of("envoy", "envoy"),
             "-c",
