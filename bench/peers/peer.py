@@ -42,6 +42,7 @@ class Target:
 
     Streams go to the addresses in turns. `routing` gives the metadata of the stream of a user. `takes_frames`: whether
     there are Exchange streams. `is_linked`: a user's stream is a Link to a worker, with the user as its only tag.
+    `is_plain`: it is what people usually write, and is also compared with by itself.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Target:
     routing: Callable[[str], load.Metadata] = unrouted
     takes_frames: bool = True
     is_linked: bool = False
+    is_plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ As Redis's documentation has it: one client with a pool of connections for the p
 round trip a key: events that wait together are one MGET, one step and one MSET. Nothing keeps two processes from
 updating one user at once; who needs that needs a lock or WATCH, and two more round trips.
 
-`python -m bench.peers.redis_service PORT` is one process; it ends when its standard input does.
+`python -m bench.peers.redis_service batched PORT` is one process; it ends when its standard input does. With `plain`
+lone events are not batched: each handler gets, steps and sets for itself, as such services are usually written.
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ from numpy.typing import NDArray
 
 from bench.echo import session_service
 from bench.peers import step
-from bench.peers.batches import Batches
+from bench.peers.batches import Batches, Learned
 from bench.peers.step import Step, Updates
 from bench.processes import standard_input_ends
+from evercurrent.v1 import observation_pb2
 
 
 class Service:
     """SessionService on states in Redis, under the user's id."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, client: redis.asyncio.Redis, *, is_plain: bool) -> None:
         self._client = client
+        self._is_plain = is_plain
         self._step = Step()
         self.batches = Batches(self._learn)
 
@@ -44,7 +47,7 @@ class Service:
                 user = request.open.user_id
                 await context.write(step.opened_response())
             else:
-                learned = await self.batches.observe(user, request.observation)
+                learned = await self._observe(user, request.observation)
                 await context.write(step.session_response(request.observation.seq, *learned))
 
     async def exchange(self, _: object, context: Any) -> None:
@@ -62,6 +65,12 @@ class Service:
                 updates = await self._learn([users[tag] for tag in tags.tolist()], ids, outcomes)
                 await context.write(step.exchange_response(request.frame.events, updates))
 
+    async def _observe(self, user: str, observation: observation_pb2.Observation) -> Learned:
+        if not self._is_plain:
+            return await self.batches.observe(user, observation)
+        updates = await self._learn([user], *step.observations([observation]))
+        return Learned(int(updates.rows["version"][0]), float(updates.predictions[0]), float(updates.losses[0]))
+
     async def _learn(self, users: Sequence[str], ids: NDArray[np.int64], outcomes: NDArray[np.float32]) -> Updates:
         found = await self._client.mget(users)
         rows = np.frombuffer(b"".join([each or self._step.initial_row for each in found]), self._step.row)
@@ -70,11 +79,11 @@ class Service:
         return updates
 
 
-async def serve(port: int) -> None:
+async def serve(kind: str, port: int) -> None:
     """One process until standard input ends; prints its address when it listens."""
     async with redis.asyncio.Redis(host="127.0.0.1", port=port) as client:
         await client.ping()
-        service = Service(client)
+        service = Service(client, is_plain=kind == "plain")
         server = grpc.aio.server()
         server.add_generic_rpc_handlers((session_service(service.session, service.exchange),))
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
@@ -90,4 +99,4 @@ async def serve(port: int) -> None:
 if __name__ == "__main__":
     # Ctrl-C goes to the whole process group; this server's life hangs on its standard input alone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    uvloop.run(serve(int(sys.argv[1])))
+    uvloop.run(serve(sys.argv[1], int(sys.argv[2])))

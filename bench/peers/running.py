@@ -47,7 +47,7 @@ def run_echoes(_: Watch, __: int) -> Iterator[list[Target]]:
 
 @contextmanager
 def run_redis(watch: Watch, _: int) -> Iterator[list[Target]]:
-    """States in Redis, with one service process before it and with two.
+    """States in Redis, with one service process before it and with two; batched and, for streams alone, plain.
 
     Redis appends every write to a file that it syncs once a second, its documentation's choice for data that is to
     survive; our workers' journal is synced more often.
@@ -58,14 +58,22 @@ def run_redis(watch: Watch, _: int) -> Iterator[list[Target]]:
         arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         running.enter_context(_run_program([REDIS_SERVER, *arguments, "--save", ""], "Ready to accept connections"))
         services = [
-            run_server("bench.peers.redis_service", str(port), python=python_of("redis"))
-            for _ in range(sum(NUMS_OF_PROCESSES))
+            run_server("bench.peers.redis_service", kind, str(port), python=python_of("redis"))
+            for kind in ("batched", "plain")
+            for _ in range(max(NUMS_OF_PROCESSES))
         ]
         with watch.stage("start services on Redis", 1) as advance:
             servers = running.enter_context(entered_together(services))
             advance()
         addresses = [server.addresses[0] for server in servers]
-        yield [Target(f"redis_{num}", [addresses.pop() for _ in range(num)]) for num in NUMS_OF_PROCESSES]
+        batched, plain = addresses[: max(NUMS_OF_PROCESSES)], addresses[max(NUMS_OF_PROCESSES) :]
+        yield [
+            *(Target(f"redis_{num}", batched[:num]) for num in NUMS_OF_PROCESSES),
+            *(
+                Target(f"redis_plain_{num}", plain[:num], takes_frames=False, is_plain=True)
+                for num in NUMS_OF_PROCESSES
+            ),
+        ]
 
 
 @contextmanager

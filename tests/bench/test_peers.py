@@ -23,7 +23,7 @@ from evercurrent.v1 import observation_pb2
 from tests.bench import same_steps
 
 RATIO_PARTS = ("", "_lo", "_hi", "_aa")
-NUMS_OF_TARGETS = {"redis": 2, "ray_serve": 2, "envoy": 1}
+NUMS_OF_TARGETS = {"redis": 4, "ray_serve": 2, "envoy": 1}
 TARGETS = {
     "echo": ("echo_one_hop", "echo_two_hops"),
     "redis": ("redis_1", "redis_2"),
@@ -50,7 +50,7 @@ def test_a_quick_run_compares_with_the_best_of_a_peer(peer: str, tmp_path: Path)
     metrics = json.loads(path.read_text())["metrics"]
 
     takes_frames = peer != "envoy"
-    modes = ("", "_sessions") if takes_frames else ("",)
+    modes = (*(("", "_sessions") if takes_frames else ("",)), *(("_plain",) if peer == "redis" else ()))
     compared = [f"{what}_vs_{peer}{mode}" for what in ("throughput", "session_throughput") for mode in modes]
     for name in (*compared, f"p99_vs_{peer}"):
         assert all(metrics[f"{name}{part}"] > 0 for part in RATIO_PARTS), name
