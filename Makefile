@@ -6,6 +6,7 @@
 #   make check                                    what CI runs: lint, types, import directions, contract, chart, tests
 #   make chart                                    the Helm chart: its schema, lint, its tests and the image's
 #   make bench [NAME=latency] [QUICK=1] [JSON=FILE]
+#   make peers                                    what `make bench NAME=peers` compares with, under .peers/
 #   make bench-micro                              pure parts of the hot path by themselves
 #   make sim [SEEDS=n]                            the durability protocol under n seeds of simulated faults
 #   make fuzz [FRAMES=n] [SEED=n]                 so many hostile frames against a router and a worker
@@ -20,7 +21,9 @@ SEEDS ?= 1000
 FRAMES ?= 20000
 SEED ?= 1
 
-.PHONY: demo test check lint types imports contract chart schema bench bench-micro sim fuzz protos install
+PEERS := redis ray-serve envoy
+
+.PHONY: demo test check lint types imports contract chart schema bench bench-micro peers sim fuzz protos install
 
 install: $(INSTALLED)
 
@@ -60,6 +63,18 @@ schema: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m bench $(NAME) $(if $(QUICK),--quick) $(if $(JSON),--json '$(JSON)')
+
+peers: $(PEERS:%=peer-%)
+
+# An environment of its own with the packages of .venv behind it: peers make the step with the same torch as we do.
+PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
+peer-%: $(INSTALLED) bench/peers/requirements-%.txt
+	$(BIN)/python -m venv .peers/$*
+	echo "import site; site.addsitedir('$$($(BIN)/python $(PURELIB))')" \
+		> "$$(.peers/$*/bin/python $(PURELIB))/evercurrent.pth"
+	.peers/$*/bin/python -m pip install --disable-pip-version-check -qq -r bench/peers/requirements-$*.txt
+	@$(BIN)/python -m bench.peers.installed $*
 
 bench-micro: $(INSTALLED)
 	$(BIN)/python -m pytest bench/micro --benchmark-columns=min,median,iqr,ops,rounds --benchmark-sort=name $(ARGUMENTS)

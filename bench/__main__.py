@@ -181,6 +181,40 @@ def shadow(
 
 
 @app.command()
+def peers(
+    quick: Quick = False,
+    json: Json = None,
+    seed: Seed = 1,
+    workers: Workers = 2,
+    rate: Annotated[
+        float, typer.Option("--rate", help="Offered updates a second of the open loop: below what any can take.", min=1)
+    ] = 200.0,
+    only: Annotated[list[str] | None, typer.Option("--only", help="Measure this one alone; may be repeated.")] = None,
+) -> None:
+    """The service beside other ways to serve the same model: bare echoes, states in Redis, Ray Serve, Envoy.
+
+    throughput_vs_X is the updates/s of Exchange over the best that X reaches in any way, session_throughput_vs_X the
+    same of 256 Session streams; ..._sessions compares with the best that X reaches by streams, without frames of many
+    users. p99_vs_X is at one offered rate: below 1 is faster. `make peers` installs them; what is missing is skipped.
+    Ray needs a network of its own, so the bench starts itself anew in one (Linux, unshare).
+    """
+    from bench.peers import network
+    from bench.peers.installed import skipped
+    from bench.peers.measure import RUNNERS, measure
+
+    if unknown := set(only or ()) - set(RUNNERS):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose of {', '.join(RUNNERS)}", param_hint="--only")
+    missing = skipped()
+    chosen = [peer for peer in RUNNERS if (not only or peer in only) and peer not in missing]
+    if "ray_serve" in chosen:
+        network.enter()
+    for peer, why in missing.items():
+        if not only or peer in only:
+            Console(stderr=True).print(f"{peer} is skipped: {why}", markup=False, soft_wrap=True)
+    run_and_report("peers", json, seed, lambda watch: measure(Options(quick, seed), watch, workers, rate, chosen))
+
+
+@app.command()
 def verdict(
     quick: Quick = False,
     json: Json = None,

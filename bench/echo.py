@@ -277,14 +277,14 @@ async def serve(role: str, upstream: str | None) -> None:
         server.add_generic_rpc_handlers((_link_service(_answering(link_response)),))
     elif role == "single":
         handlers = _answering(session_response), _answering(exchange_response)
-        server.add_generic_rpc_handlers((_session_service(*handlers),))
+        server.add_generic_rpc_handlers((session_service(*handlers),))
     elif role == "front" and upstream is not None:
         link = link_method(grpc.aio.insecure_channel(upstream))
         handlers = (
             _passing(link, session_response, link_request_of_session, session_response_of_link),
             _passing(link, exchange_response, link_request_of_exchange, exchange_response_of_link),
         )
-        server.add_generic_rpc_handlers((_session_service(*handlers),))
+        server.add_generic_rpc_handlers((session_service(*handlers),))
     else:
         raise ValueError(f"single, backend or front UPSTREAM, not {role!r}")
     port = server.add_insecure_port("127.0.0.1:0")
@@ -304,7 +304,8 @@ def link_method(channel: grpc.aio.Channel) -> Callable[[], Any]:
     return method
 
 
-def _session_service(session: Handler, exchange: Handler) -> grpc.GenericRpcHandler:
+def session_service(session: Handler, exchange: Handler) -> grpc.GenericRpcHandler:
+    """SessionService of these two."""
     return grpc.method_handlers_generic_handler(
         SESSION_SERVICE,
         {

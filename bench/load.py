@@ -34,6 +34,9 @@ MESSAGE_BYTES_MAX = 8 * 2**20
 SESSION_UNANSWERED_MAX = 250
 """A service refuses what a session sends beyond 256 that are not answered; a client that knows that waits."""
 
+Metadata = tuple[tuple[str, str], ...]
+"""What goes ahead of a call's messages, for whoever routes by it."""
+
 
 class Stream(Protocol):
     """What the load needs of a bidirectional call whose messages are bytes. `read` gives `grpc.aio.EOF` at the end."""
@@ -48,6 +51,10 @@ class Replies:
 
     latencies_ns: NDArray[np.int64]
     raw: list[bytes]
+
+
+Check = Callable[[Replies, int], list[observation_pb2.ObservationResult]]
+"""Reads the replies of a session whose first seq is this, and raises where one is not the applied update asked for."""
 
 
 @asynccontextmanager
@@ -72,9 +79,9 @@ async def describe_model(channel: grpc.aio.Channel) -> description_pb2.ModelDesc
     return response.model
 
 
-async def open_session(channel: grpc.aio.Channel, open_request: bytes) -> Any:
+async def open_session(channel: grpc.aio.Channel, open_request: bytes, metadata: Metadata = ()) -> Any:
     """A Session stream whose open was answered."""
-    call = _call(channel, "SessionService/Session")
+    call = _call(channel, "SessionService/Session", metadata)
     await call.write(open_request)
     response = session_pb2.SessionResponse.FromString(await read(call))
     if response.WhichOneof("response") != "opened":
@@ -82,9 +89,11 @@ async def open_session(channel: grpc.aio.Channel, open_request: bytes) -> Any:
     return call
 
 
-async def open_exchange(channel: grpc.aio.Channel, opens: Sequence[bytes], num_tags: int) -> Any:
+async def open_exchange(
+    channel: grpc.aio.Channel, opens: Sequence[bytes], num_tags: int, metadata: Metadata = ()
+) -> Any:
     """An Exchange stream on which all tags are open. `opens` is `traffic.exchange_opens`."""
-    return await _open_tags(_call(channel, "SessionService/Exchange"), opens, num_tags, _exchange_opens)
+    return await _open_tags(_call(channel, "SessionService/Exchange", metadata), opens, num_tags, _exchange_opens)
 
 
 async def begin_link(channel: grpc.aio.Channel, opening: bytes) -> tuple[Any, description_pb2.ModelDescription]:
@@ -94,9 +103,9 @@ async def begin_link(channel: grpc.aio.Channel, opening: bytes) -> tuple[Any, de
     return call, worker_pb2.LinkResponse.FromString(await read(call)).opened.model
 
 
-async def open_link(channel: grpc.aio.Channel, opens: Iterable[bytes], num_tags: int) -> Any:
+async def open_link(channel: grpc.aio.Channel, opens: Iterable[bytes], num_tags: int, metadata: Metadata = ()) -> Any:
     """A Link stream to a worker on which all tags are open. `opens` is `traffic.link_opens`."""
-    return await _open_tags(_call(channel, "WorkerService/Link"), opens, num_tags, _link_opens)
+    return await _open_tags(_call(channel, "WorkerService/Link", metadata), opens, num_tags, _link_opens)
 
 
 async def _open_tags(call: Any, opens: Iterable[bytes], num_tags: int, opened: Callable[[bytes], Sequence[Any]]) -> Any:
@@ -126,9 +135,9 @@ def _link_opens(raw: bytes) -> Sequence[Any]:
     return worker_pb2.LinkResponse.FromString(raw).frame.opens
 
 
-def _call(channel: grpc.aio.Channel, method: str) -> Any:
+def _call(channel: grpc.aio.Channel, method: str, metadata: Metadata = ()) -> Any:
     """A bidirectional call that takes and gives bytes."""
-    return channel.stream_stream(f"/evercurrent.v1.{method}")()
+    return channel.stream_stream(f"/evercurrent.v1.{method}")(metadata=metadata)
 
 
 async def read(call: Any) -> bytes:

@@ -49,6 +49,7 @@ class OpenLoopArm:
     block_s: float
     clock: pacing.Clock
     next_seqs: list[int]
+    check: load.Check = load.check_session
     at_risk_max: int = 0
     """The most updates of one user that were applied and not durable, as replies told."""
 
@@ -68,7 +69,7 @@ class OpenLoopArm:
         plan = Plan.drawn(self.traffic, self.next_seqs, self.rate_per_s, duration_s, self.clock)
         replies = await load.open_loops(self.streams, plan.requests, plan.intended_ns, self.clock)
         for index, each in enumerate(replies):
-            results = load.check_session(each, self.next_seqs[index])
+            results = self.check(each, self.next_seqs[index])
             self.next_seqs[index] += len(results)
             self.at_risk_max = max([self.at_risk_max, *(result.at_risk for result in results)])
         return np.concatenate([each.latencies_ns for each in replies])

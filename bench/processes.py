@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
@@ -37,6 +38,7 @@ class Server:
 def run_server(
     module: str,
     *arguments: str,
+    python: str | Path = sys.executable,
     environment: Mapping[str, str] | None = None,
     errors: IO[bytes] | None = None,
     stop_timeout_s: float = STOP_TIMEOUT_S,
@@ -50,7 +52,7 @@ def run_server(
         RuntimeError: it ended before it was ready.
     """
     with subprocess.Popen(
-        [sys.executable, "-P", "-m", module, *arguments],
+        [python, "-P", "-m", module, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
@@ -79,6 +81,14 @@ def entered_together(contexts: Sequence[AbstractContextManager[T]]) -> Iterator[
         with ThreadPoolExecutor(len(contexts)) as threads:
             entered = list(threads.map(stack.enter_context, contexts))
         yield entered
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on just now."""
+    with closing(socket.socket()) as holder:
+        holder.bind(("127.0.0.1", 0))
+        port: int = holder.getsockname()[1]
+        return port
 
 
 async def standard_input_ends() -> None:

@@ -7,6 +7,7 @@ streams. Last a worker by itself, fed with Link frames by the client.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -82,9 +83,10 @@ class Meter:
 
 @dataclass(slots=True)
 class FramesArm:
-    """Frames of FRAME_EVENTS events of as many users on one stream, Exchange or Link; a call is a block."""
+    """Frames of FRAME_EVENTS events of as many users on streams of one kind, Exchange or Link; a call is a block. The
+    users' frames go to the streams in turns, so each stream has as many tags as any other."""
 
-    stream: Any
+    streams: Sequence[Any]
     make_frame: Callable[[int, int], bytes]
     applied: Callable[[bytes], int]
     meter: Meter
@@ -97,23 +99,34 @@ class FramesArm:
     async def frames(self, num_frames: int) -> Block:
         """Sends so many frames, going round all users. They are drawn off the clock."""
         groups = NUM_USERS // FRAME_EVENTS
-        numbers = range(self.num_sent, self.num_sent + num_frames)
-        frames = [self.make_frame(number % groups * FRAME_EVENTS, number // groups + 1) for number in numbers]
+        shares: list[list[bytes]] = [[] for _ in self.streams]
+        for number in range(self.num_sent, self.num_sent + num_frames):
+            turn, index = divmod(number % groups, len(self.streams))
+            shares[index].append(self.make_frame(turn * FRAME_EVENTS, number // groups + 1))
         self.num_sent += num_frames
+        window = WINDOW_FRAMES // len(self.streams)
         self.meter.start()
-        await load.pump(self.stream, frames, WINDOW_FRAMES, self.applied)
+        async with asyncio.TaskGroup() as group:
+            for stream, frames in zip(self.streams, shares, strict=True):
+                group.create_task(load.pump(stream, frames, window, self.applied))
         return self.meter.stop(num_frames * FRAME_EVENTS)
+
+    async def close(self) -> None:
+        """Close all streams."""
+        for stream in self.streams:
+            await load.close(stream)
 
 
 @dataclass(slots=True)
 class SessionsArm:
-    """NUM_STREAMS concurrent Session streams, each in a closed loop; a call is a block."""
+    """Concurrent Session streams, each in a closed loop; a call is a block. Replies are checked off the clock."""
 
-    streams: list[Any]
+    streams: Sequence[Any]
     traffic: Traffic
     meter: Meter
     num_rounds: int
     next_seq: int = 1
+    check: load.Check = load.check_session
 
     async def __call__(self) -> Block:
         requests = [self.traffic.session_requests(self.next_seq, self.num_rounds) for _ in self.streams]
@@ -121,9 +134,14 @@ class SessionsArm:
         replies = await load.closed_loops(self.streams, requests)
         block = self.meter.stop(len(self.streams) * self.num_rounds)
         for each in replies:
-            load.check_session(each, self.next_seq)
+            self.check(each, self.next_seq)
         self.next_seq += self.num_rounds
         return block
+
+    async def close(self) -> None:
+        """Close all streams."""
+        for stream in self.streams:
+            await load.close(stream)
 
 
 Target = tuple[grpc.aio.Channel, Traffic, Mapping[str, int]]
@@ -174,7 +192,7 @@ async def _exchange(watch: Watch, sizes: Sizes, service: Target, floor: Target, 
     with watch.stage("Exchange, frames of 256", sizes.num_pairs) as advance:
         blocks = await interleave(arms, sizes.num_pairs, advance)
     for arm in arms:
-        await load.close(arm.stream)
+        await arm.close()
     return blocks
 
 
@@ -182,7 +200,7 @@ async def _exchange_arm(target: Target, prefix: str, sizes: Sizes) -> FramesArm:
     channel, traffic_, pids = target
     opens = traffic.exchange_opens([f"{prefix}-{i}" for i in range(NUM_USERS)])
     stream = await load.open_exchange(channel, opens, NUM_USERS)
-    arm = FramesArm(stream, traffic_.exchange_frame, load.applied_of_exchange, Meter(pids), sizes.block_frames)
+    arm = FramesArm([stream], traffic_.exchange_frame, load.applied_of_exchange, Meter(pids), sizes.block_frames)
     await arm.frames(NUM_USERS // FRAME_EVENTS)
     return arm
 
@@ -197,8 +215,7 @@ async def _sessions(watch: Watch, sizes: Sizes, service: Target, floor: Target, 
     with watch.stage(f"{NUM_STREAMS} Session streams", sizes.num_pairs) as advance:
         blocks = await interleave(arms, sizes.num_pairs, advance)
     for arm in arms:
-        for stream in arm.streams:
-            await load.close(stream)
+        await arm.close()
     return blocks
 
 
@@ -225,10 +242,10 @@ async def _worker_alone(options: Options, watch: Watch, sizes: Sizes, cluster: C
             with watch.stage("a worker by itself, frames of 256", sizes.num_pairs) as advance:
                 served, echoed = await interleave(arms, sizes.num_pairs, advance)
             for arm in arms:
-                await load.close(arm.stream)
+                await arm.close()
     return [
         Metric("worker_updates_per_cpu_s", _per_cpu_s(served, ["served"]), "a worker alone, Link frames of 256"),
-        Metric("worker_alone_updates_per_s", _per_s(served), "the same by the wall clock"),
+        Metric("worker_alone_updates_per_s", per_s(served), "the same by the wall clock"),
         Metric("echo_link_updates_per_cpu_s", _per_cpu_s(echoed, ["served"]), "an echo in its place: the floor"),
     ]
 
@@ -238,7 +255,7 @@ async def _link_arm(target: Target, sizes: Sizes) -> FramesArm:
     users = [(f"alone-{i}", str(ULID())) for i in range(NUM_USERS)]
     stream = await load.open_link(channel, traffic.link_opens(users, NUM_SLOTS), NUM_USERS)
     applied = load.applied_of_link(Layout.of(traffic_.model))
-    arm = FramesArm(stream, traffic_.link_frame, applied, Meter(pids), sizes.block_frames)
+    arm = FramesArm([stream], traffic_.link_frame, applied, Meter(pids), sizes.block_frames)
     await arm.frames(NUM_USERS // FRAME_EVENTS)
     return arm
 
@@ -246,8 +263,8 @@ async def _link_arm(target: Target, sizes: Sizes) -> FramesArm:
 def _exchange_metrics(blocks: Blocks, cluster: Cluster, seed: int) -> list[Metric]:
     served, echoed, again, _ = blocks
     return [
-        Metric("exchange_updates_per_s", _per_s(served), f"Exchange, frames of 256, {WINDOW_FRAMES} in flight"),
-        Metric("echo_exchange_updates_per_s", _per_s(echoed), "the same through the two-hop echo: the floor"),
+        Metric("exchange_updates_per_s", per_s(served), f"Exchange, frames of 256, {WINDOW_FRAMES} in flight"),
+        Metric("echo_exchange_updates_per_s", per_s(echoed), "the same through the two-hop echo: the floor"),
         *_ratios("exchange", blocks, seed),
         Metric("router_updates_per_cpu_s", _per_cpu_s(served, _routers(cluster)), "the router, in the Exchange load"),
         Metric("echo_router_updates_per_cpu_s", _per_cpu_s(echoed, ["front"]), "the echo in its place: the floor"),
@@ -259,8 +276,8 @@ def _sessions_metrics(blocks: Blocks, cluster: Cluster, seed: int) -> list[Metri
     served, echoed, again, _ = blocks
     name = f"sessions_{NUM_STREAMS}"
     return [
-        Metric(f"{name}_updates_per_s", _per_s(served), f"{NUM_STREAMS} Session streams, closed loop"),
-        Metric(f"echo_{name}_updates_per_s", _per_s(echoed), "the same through the two-hop echo: the floor"),
+        Metric(f"{name}_updates_per_s", per_s(served), f"{NUM_STREAMS} Session streams, closed loop"),
+        Metric(f"echo_{name}_updates_per_s", per_s(echoed), "the same through the two-hop echo: the floor"),
         *_ratios(name, blocks, seed),
         *_cores(name, [*served, *again], cluster),
     ]
@@ -296,7 +313,8 @@ def _with_client(pids: Mapping[str, int]) -> dict[str, int]:
     return {**pids, "client": os.getpid()}
 
 
-def _per_s(blocks: Sequence[Block]) -> float:
+def per_s(blocks: Sequence[Block]) -> float:
+    """Updates a second of all of these."""
     return sum(block.num_updates for block in blocks) / sum(block.elapsed_s for block in blocks)
 
 

@@ -9,9 +9,8 @@ another. Client, services, scraper and collector share the machine.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, ExitStack, closing
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 
 import aiohttp
@@ -20,7 +19,7 @@ import numpy as np
 from bench import load, pacing
 from bench.open_loop import OPEN_LOOP_SESSIONS, Latencies, OpenLoopArm
 from bench.pairs import interleave
-from bench.processes import entered_together
+from bench.processes import entered_together, free_port
 from bench.report import Metric, interval, metrics_of, percentiles
 from bench.run import Options, Watch, run
 from bench.service import run_service
@@ -51,7 +50,7 @@ def measure(options: Options, watch: Watch, rate_per_s: float) -> tuple[Metric, 
     sizes = QUICK if options.quick else FULL
     with ExitStack() as running:
         some, all_ = (running.enter_context(run_sink()) for _ in range(2))
-        ports = [_free_port() for _ in range(2)]
+        ports = [free_port() for _ in range(2)]
         scraped = "".join(
             f'[{role}]\nmetrics_address = "127.0.0.1:{port}"\n'
             for role, port in zip(("worker", "router"), ports, strict=True)
@@ -79,13 +78,6 @@ def _traced(sink: Sink, ratio: float) -> str:
     return "".join(
         f'[{role}]\notlp_endpoint = "{sink.endpoint}"\ntrace_ratio = {ratio}\n' for role in ("worker", "router")
     )
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as holder:
-        holder.bind(("127.0.0.1", 0))
-        port: int = holder.getsockname()[1]
-        return port
 
 
 def _num_updates(blocks: Sequence[Latencies]) -> int:
