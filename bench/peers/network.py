@@ -10,7 +10,7 @@ import sys
 
 UNSHARE = ("unshare", "--net", "--map-root-user")
 LOOPBACK = "lo"
-ENTERED = "EVERCURRENT_BENCH_NETWORK"
+ENTERED = "BENCH_PEERS_NETWORK"
 """Set where `enter` has been: kernels with tunnels give every network an interface or two that lead nowhere."""
 
 # netdevice(7)
