@@ -10,6 +10,8 @@ import sys
 
 UNSHARE = ("unshare", "--net", "--map-root-user")
 LOOPBACK = "lo"
+ENTERED = "BENCH_PEERS_NETWORK"
+"""Set where `enter` has been: kernels with tunnels give every network an interface or two that lead nowhere."""
 
 # netdevice(7)
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
@@ -18,8 +20,8 @@ _IFREQ = struct.Struct("16sh14x")
 
 
 def is_private() -> bool:
-    """Whether this process has no interface but the loopback."""
-    return {name for _, name in socket.if_nameindex()} <= {LOOPBACK}
+    """Whether this process is in such a network, or has no interface but the loopback anyway."""
+    return ENTERED in os.environ or {name for _, name in socket.if_nameindex()} <= {LOOPBACK}
 
 
 def enter() -> None:
@@ -31,7 +33,7 @@ def enter() -> None:
     if is_private():
         _bring_loopback_up()
         return
-    os.execvp(UNSHARE[0], [*UNSHARE, *sys.orig_argv])
+    os.execvpe(UNSHARE[0], [*UNSHARE, *sys.orig_argv], {**os.environ, ENTERED: "1"})
 
 
 def _bring_loopback_up() -> None:

@@ -81,7 +81,9 @@ class Service:
 
 async def serve(kind: str, port: int) -> None:
     """One process until standard input ends; prints its address when it listens."""
-    async with redis.asyncio.Redis(host="127.0.0.1", port=port) as client:
+    # The default pool refuses whoever comes when all connections are taken; this one lets them wait.
+    pool = redis.asyncio.BlockingConnectionPool(host="127.0.0.1", port=port, timeout=None)
+    async with redis.asyncio.Redis.from_pool(pool) as client:
         await client.ping()
         service = Service(client, is_plain=kind == "plain")
         server = grpc.aio.server()
