@@ -44,6 +44,8 @@ RUNNERS: Mapping[str, Callable[[Watch, int], AbstractContextManager[list[Target]
 
 OURS, AGAIN = "evercurrent", "again"
 SESSIONS, FRAMES = "sessions", "frames"
+PATIENT = "[worker]\ndead_after_ms = 60_000\n"
+"""Ten processes of a peer that start on two cores can keep a worker from its core for as long as makes it look dead."""
 WHAT = {
     SESSIONS: f"{NUM_STREAMS} Session streams, closed loop",
     FRAMES: f"{NUM_FRAME_STREAMS} Exchange streams, frames of {FRAME_EVENTS}",
@@ -81,7 +83,7 @@ def measure(
 
 def _peer(options: Options, watch: Watch, num_workers: int, rate_per_s: float, peer: str) -> list[Metric]:
     sizes = QUICK if options.quick else FULL
-    with run_service(watch, num_workers) as cluster, RUNNERS[peer](watch, num_workers) as targets:
+    with run_service(watch, num_workers, settings=PATIENT) as cluster, RUNNERS[peer](watch, num_workers) as targets:
         ours = Target("evercurrent", [cluster.address])
         blocks = run(_as_fast_as_it_goes(options.seed, watch, sizes, peer, ours, targets))
         latencies = run(_open_loop(options.seed, watch, sizes, peer, ours, targets, rate_per_s))
