@@ -255,7 +255,7 @@ def load(
         float, typer.Option("--zipf", help="The k-th user has a share of k^-ZIPF; 0: all the same.", min=0)
     ] = 0.0,
     arrivals: Annotated[
-        Arrivals, typer.Option("--arrivals", help="Poisson, or bursts of 32 at a time.")
+        Arrivals, typer.Option("--arrivals", help="Poisson; bursts of 32; closed: each waits for its answer.")
     ] = Arrivals.POISSON,
     streams: Annotated[
         Streams, typer.Option("--streams", help="A Session stream a user, or one Exchange stream for all.")
@@ -280,6 +280,8 @@ def load(
     """
     from bench.offered import Offer, measure
 
+    if arrivals is Arrivals.CLOSED and (streams is Streams.EXCHANGE or ramp is not None or log is not None):
+        raise typer.BadParameter("a closed loop has sessions, no --ramp and no --log", param_hint="--arrivals")
     recording = None if log is None else (log, speed)
     offer = Offer(rate, duration, users, zipf, arrivals, streams, recording)
     run_and_report(
@@ -307,6 +309,40 @@ def capacity(
 
     asked = Asked(users, events, p99_ms)
     run_and_report("capacity", json, seed, lambda watch: measure(Options(quick, seed), watch, asked, model))
+
+
+@app.command()
+def freshness(
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", help="Answers: CSV, may be .gz, with user_id, timestamp_or_order, item_id, skill_id, outcome."
+        ),
+    ],
+    test_users: Annotated[
+        Path | None, typer.Option("--test-users", help="JSON with the users to test on; else each seed draws a fifth.")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="How often to train.", min=1)] = 5,
+    session_events: Annotated[int, typer.Option("--session-events", help="Events of a user's session.", min=1)] = 10,
+    night_events: Annotated[int, typer.Option("--night-events", help="A user's events between nights.", min=1)] = 25,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw AUC by age to this PNG.", dir_okay=False)] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Train for two epochs only.")] = False,
+    json: Json = None,
+) -> None:
+    """What it is worth that the state knows the last event: a log's answers predicted by states of different age.
+
+    Users whom training never saw. The state learns from every answer, what predicts is that state (lag 0), or what it
+    was 1, 10 or 100 events ago, when the session began, or last night. Runs no service: one predicts the same
+    (`evercurrent evaluate --target`).
+    """
+    from bench.freshness import measure
+
+    run_and_report(
+        "freshness",
+        json,
+        0,
+        lambda watch: measure(watch, data, test_users, seeds, session_events, night_events, plot, quick),
+    )
 
 
 @app.command()

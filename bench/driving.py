@@ -18,13 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import load, traffic
-from bench.pacing import Clock
+from bench.pacing import NS_PER_S, Clock
 from bench.schedules import Schedule
 from bench.traffic import FRAME_EVENTS, Drawn, Traffic
-from evercurrent.v1 import wire_pb2
+from evercurrent.v1 import observation_pb2, wire_pb2
 
 LEAD_NS = 5_000_000
 """From the making of a plan to its first send."""
+CLOSED_EVENTS = 16
+"""Events of a user that are drawn at a time in a closed loop, which ends with the last of them."""
 UNANSWERED_MAX = 8192
 """Events that an Exchange stream has in flight at most, as a session has load.SESSION_UNANSWERED_MAX: what is due
 beyond waits, and its latency counts on."""
@@ -73,9 +75,31 @@ class SessionsDriver:
             results = load.check_session(each, int(self.next_seqs[number]))
             at = order[slice(*cuts[number])]
             latencies_ns[at] = each.latencies_ns
-            stages_us[at] = [[getattr(result.timings, f"{stage}_us") for stage in STAGES] for result in results]
+            stages_us[at] = _stages_of(results)
             self.next_seqs[number] += len(results)
         return Sent(latencies_ns, stages_us)
+
+    async def send_closed(self, duration_s: float) -> Sent:
+        """Send for so long, each user's next event when the one before is answered; not open loop at all."""
+        end_ns = self.clock.now_ns() + round(duration_s * NS_PER_S)
+
+        async def user(number: int) -> list[Sent]:
+            parts = []
+            while self.clock.now_ns() < end_ns:
+                seq = int(self.next_seqs[number])
+                requests = self.traffic.session_requests(seq, CLOSED_EVENTS)
+                replies = await load.closed_loop(self.streams[number], requests)
+                results = load.check_session(replies, seq)
+                self.next_seqs[number] += len(results)
+                parts.append(Sent(replies.latencies_ns, _stages_of(results)))
+            return parts
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(user(number)) for number in range(len(self.streams))]
+        parts = [part for task in tasks for part in task.result()]
+        return Sent(
+            np.concatenate([part.latencies_ns for part in parts]), np.concatenate([part.stages_us for part in parts])
+        )
 
 
 @dataclass(slots=True)
@@ -164,8 +188,13 @@ async def exchange(
     await load.close(stream)
 
 
+def _stages_of(results: Sequence[observation_pb2.ObservationResult]) -> NDArray[np.int64]:
+    """Times [N, 4] by STAGES of replies of sessions."""
+    return np.array([[getattr(result.timings, f"{stage}_us") for stage in STAGES] for result in results], np.int64)
+
+
 def _stages_us(results: wire_pb2.WireResultColumns) -> NDArray[np.int64]:
-    """Times [N, 4] by STAGES."""
+    """The same of a frame's."""
 
     def column(raw: bytes) -> NDArray[np.int64]:
         # A column of zeros alone is left out.

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import driving, load, pacing, schedules
-from bench.driving import STAGES, Driver, Sent
+from bench.driving import STAGES, Driver, Sent, SessionsDriver
 from bench.metering import Costs, metered
 from bench.pacing import NS_PER_S
 from bench.report import Metric
-from bench.run import Arrivals, Streams, Watch, WrongReplyError, run
+from bench.run import RUN_TIMEOUT_S, Arrivals, Streams, Watch, WrongReplyError, run
 from bench.schedules import Recording, Schedule
 from bench.service import run_service
 from bench.stats import percentile
@@ -29,6 +29,8 @@ PERCENTS = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
 GENERATOR_SHARE_MAX = 0.25
 """Of a P99: who sends as late as that measures itself."""
 GENERATOR_CORES_MAX = 0.9
+PATIENCE = 5
+"""How many times as long as it was to last a load may take."""
 EVENTS_MIN = 20
 """Of a run: fewer say nothing."""
 RAMP_FACTOR = 2.0
@@ -87,8 +89,13 @@ class Offering:
     _at_ns: int = 0
 
     async def run(self, rate_per_s: float, duration_s: float) -> Run:
-        """Offer it for so long; of a recording, what comes next."""
+        """Offer it for so long; of a recording, what comes next. A closed loop offers what it is answered."""
         rng = self.traffic.rng
+        if self.offer.arrivals is Arrivals.CLOSED:
+            assert isinstance(self.driver, SessionsDriver), "a closed loop is one of sessions"
+            async with metered(self.pids, self.clock) as costs:
+                sent = await self.driver.send_closed(duration_s)
+            return Run(len(sent.latencies_ns) / costs.elapsed_s, sent, costs)
         if self.recording is not None:
             end_ns = self._at_ns + round(duration_s * NS_PER_S)
             schedule, drawn = self.recording.within(self._at_ns, end_ns)
@@ -149,10 +156,11 @@ def measure(
             with watch.stage(f"{offer.streams}, {offer.arrivals}", num_runs) as advance:
                 return metrics_of_runs([await _counted(opened, offer, advance) for _ in range(num_runs)])
 
+    timeout_s = max(RUN_TIMEOUT_S, PATIENCE * (warm_up_s + num_runs * offer.duration_s))
     if target is not None:
-        return tuple(run(offered(target, {})))
+        return tuple(run(offered(target, {}), timeout_s))
     with run_service(watch, num_workers, model=model) as cluster:
-        return tuple(run(offered(cluster.address, cluster.pids)))
+        return tuple(run(offered(cluster.address, cluster.pids), timeout_s))
 
 
 async def _counted(opened: Offering, offer: Offer, advance: Callable[[], None]) -> Run:

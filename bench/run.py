@@ -36,6 +36,7 @@ class Arrivals(StrEnum):
 
     POISSON = "poisson"
     BURSTS = "bursts"
+    CLOSED = "closed"
 
 
 class Streams(StrEnum):
@@ -75,23 +76,23 @@ def watching(console: Console) -> Iterator[Watch]:
         yield Watch(progress)
 
 
-def run(measure: Coroutine[Any, Any, Result]) -> Result:
+def run(measure: Coroutine[Any, Any, Result], timeout_s: float = RUN_TIMEOUT_S) -> Result:
     """Runs one measurement on an event loop of its own, with what exists so far out of the collector's way.
 
     Raises:
-        WrongReplyError: it did not end within RUN_TIMEOUT_S: something that it waits for never came.
+        WrongReplyError: it did not end within `timeout_s`: something that it waits for never came.
     """
     gc.collect()
     gc.freeze()
     try:
-        return uvloop.run(_bounded(measure))
+        return uvloop.run(_bounded(measure, timeout_s))
     finally:
         gc.unfreeze()
 
 
-async def _bounded(measure: Coroutine[Any, Any, Result]) -> Result:
+async def _bounded(measure: Coroutine[Any, Any, Result], timeout_s: float) -> Result:
     try:
-        async with asyncio.timeout(RUN_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             return await measure
     except TimeoutError as error:
-        raise WrongReplyError(f"no end after {RUN_TIMEOUT_S:.0f} s: a reply never came") from error
+        raise WrongReplyError(f"no end after {timeout_s:.0f} s: a reply never came") from error

@@ -266,6 +266,13 @@ def test_help_teaches_what_the_numbers_mean() -> None:
         assert word in shown.output
 
 
+@pytest.mark.parametrize("others", [["--streams", "exchange"], ["--ramp", "20"], ["--log", "events"]])
+def test_a_closed_loop_takes_no_option_that_is_of_an_open_one(others: list[str]) -> None:
+    done = CliRunner().invoke(app, ["load", "--arrivals", "closed", *others])
+    assert done.exit_code == 2
+    assert "a closed loop has sessions" in done.output
+
+
 def test_an_interrupt_ends_the_servers_and_writes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     pids: list[int] = []

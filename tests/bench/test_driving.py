@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,9 +26,11 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         yield running
 
 
-@pytest.mark.parametrize("streams", Streams)
-@pytest.mark.parametrize("arrivals", Arrivals)
-async def test_every_event_of_an_offer_is_answered(cluster: Cluster, streams: Streams, arrivals: Arrivals) -> None:
+OFFERS = [*itertools.product((Arrivals.POISSON, Arrivals.BURSTS), Streams), (Arrivals.CLOSED, Streams.SESSIONS)]
+
+
+@pytest.mark.parametrize(("arrivals", "streams"), OFFERS)
+async def test_every_event_of_an_offer_is_answered(cluster: Cluster, arrivals: Arrivals, streams: Streams) -> None:
     offer = Offer(600.0, 0.3, 12, 1.0, arrivals, streams)
     async with offering(cluster.address, dict(cluster.pids), offer, 1) as opened:
         runs = [await opened.run(600.0, 0.3) for _ in range(2)]
