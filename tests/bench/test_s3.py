@@ -75,6 +75,7 @@ async def test_requests_are_counted_by_folder(stand_in: StandIn, store: ObjectSt
     assert stand_in.counts() - before == {
         "PUT slots": 1,
         "PUT journal": 2,
+        "bytes PUT": 3,
         "GET users": 1,
         "GET journal": 1,
         "DELETE slots": 1,
