@@ -25,6 +25,8 @@ from evercurrent.v1 import observation_pb2, wire_pb2
 
 LEAD_NS = 5_000_000
 """From the making of a plan to its first send."""
+FRAME_EVERY_NS = 1_000_000
+"""Frames of an Exchange stream are so far apart: one costs whoever takes it as much as dozens of events do."""
 CLOSED_EVENTS = 16
 """Events of a user that are drawn at a time in a closed loop, which ends with the last of them."""
 UNANSWERED_MAX = 8192
@@ -126,10 +128,9 @@ class ExchangeDriver:
 
         async def write() -> None:
             nonlocal num_sent
-            num_due, waiting = 0, np.zeros(0, np.int64)
+            num_due, waiting, next_ns = 0, np.zeros(0, np.int64), 0
             while num_sent < num_events:
-                if not len(waiting):
-                    await self.clock.sleep_until(int(intended_ns[num_due]))
+                await self.clock.sleep_until(next_ns if len(waiting) else max(next_ns, int(intended_ns[num_due])))
                 start, num_due = num_due, int(np.searchsorted(intended_ns, self.clock.now_ns(), side="right"))
                 waiting = np.append(waiting, np.arange(start, num_due))
                 most = min(FRAME_EVENTS, UNANSWERED_MAX - int(in_flight.sum()))
@@ -140,6 +141,7 @@ class ExchangeDriver:
                     await room.wait()
                     continue
                 going, waiting = waiting[at], np.delete(waiting, at)
+                next_ns = self.clock.now_ns() + FRAME_EVERY_NS
                 np.add.at(in_flight, schedule.users[going], 1)
                 num_sent += len(going)
                 await self.stream.write(
