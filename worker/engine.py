@@ -631,15 +631,18 @@ class Engine:
         row and its place by then is somebody else. Both are given up when the step reaches the close, after all that
         came before."""
         events, marks = received.events, received.marks
-        for index in np.flatnonzero(events["kind"] == EVENT_KIND_CLOSE).tolist():
-            tag = int(events["tag"][index])
-            if not self._feeds[link].close(tag):
+        closes = np.flatnonzero(events["kind"] == EVENT_KIND_CLOSE)
+        if not len(closes):
+            return
+        closed, first = np.unique(events["tag"][closes], return_index=True)
+        at = np.searchsorted(closed, events["tag"]).clip(max=len(closed) - 1)
+        is_after = (closed[at] == events["tag"]) & (np.arange(len(events)) > closes[first][at])
+        if is_after.any():
+            marks["row"][is_after], marks["entry"][is_after], marks["pin"][is_after] = INITIAL_ROW, UNSEQUENCED, NO_PIN
+            marks["reason"][is_after] = np.where(events["kind"][is_after] == EVENT_KIND_CLOSE, 0, pb.REASON_TAG)
+        for index in closes[first].tolist():
+            if not self._feeds[link].close(int(events["tag"][index])):
                 marks["row"][index] = INITIAL_ROW
-                continue
-            after = index + 1 + np.flatnonzero(events["tag"][index + 1 :] == tag)
-            if len(after):
-                marks["row"][after], marks["entry"][after], marks["pin"][after] = INITIAL_ROW, UNSEQUENCED, NO_PIN
-                marks["reason"][after] = np.where(events["kind"][after] == EVENT_KIND_CLOSE, 0, pb.REASON_TAG)
 
     def _write_log(self, taken: Waiting, learned: Indices, results: Records) -> None:
         assert self.log is not None

@@ -179,6 +179,24 @@ def test_what_comes_after_a_close_in_one_frame_is_nobodys(kind: int, waits: bool
     assert [int(record["status"]) for _, record, _ in drain(engine)] == [pb.STATUS_APPLIED]
 
 
+def test_closes_of_several_tags_in_one_frame_end_each_its_own() -> None:
+    engine = new_engine()
+    link = engine.open_link()
+    for tag in (3, 7, 9):
+        open_tag(engine, link, tag, f"user-{tag}")
+    close = EVENT_KIND_CLOSE
+    frame = [event(9), event(7, kind=close), event(3), event(7), event(3, kind=close), event(7, kind=close), event(9)]
+    receive(engine, link, *frame, event(3), event(5, kind=close))
+    found = sorted((int(record["tag"]), int(record["status"]), reason) for _, record, reason in drain(engine))
+    applied, closed, rejected = pb.STATUS_APPLIED, pb.STATUS_CLOSED, pb.STATUS_REJECTED
+    tag = pb.REASON_TAG
+    assert found == [
+        *[(3, applied, 0), (3, rejected, tag), (3, closed, 0), (5, closed, 0)],
+        *[(7, rejected, tag), (7, closed, 0), (7, closed, 0), (9, applied, 0), (9, applied, 0)],
+    ]
+    assert engine.num_tags == 1
+
+
 def test_what_a_link_sent_before_it_ended_is_learned() -> None:
     engine = new_engine(batch_max=1)
     link = engine.open_link()
