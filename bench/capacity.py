@@ -101,7 +101,7 @@ async def _measure(
     with watch.stage("Exchange: what is held", 1) as advance:
         async with offering(address, pids, offer, options.seed) as opened:
             await opened.run(FIRST_RATE_PER_S, sizes.run_s)
-            exchange = _best(await knee(opened, asked.p99_ms, lambda: None), asked)
+            exchange = _best(await knee(opened, asked.p99_ms), asked)
             advance()
             before = store.counts()
             steady = await opened.run(OTHER_LOAD * exchange.updates_per_s, sizes.steady_s)
@@ -110,7 +110,7 @@ async def _measure(
     with watch.stage("Session streams: what is held", 1) as advance:
         async with offering(address, pids, sessions_offer, options.seed) as opened:
             await opened.run(sessions_offer.rate_per_s, sizes.run_s)
-            sessions = _best(await knee(opened, asked.p99_ms, lambda: None), asked)
+            sessions = _best(await knee(opened, asked.p99_ms), asked)
             advance()
     with watch.stage("what users take in memory", 1) as advance:
         before_bytes = memory_bytes(pids[worker])

@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import load, traffic
+from bench.open_loop import LEAD_NS
 from bench.pacing import NS_PER_S, Clock
 from bench.schedules import Schedule
 from bench.traffic import FRAME_EVENTS, Drawn, Traffic
 from evercurrent.v1 import observation_pb2, wire_pb2
 
-LEAD_NS = 5_000_000
-"""From the making of a plan to its first send."""
 FRAME_EVERY_NS = 1_000_000
 """Frames of an Exchange stream are so far apart: one costs whoever takes it as much as dozens of events do."""
 CLOSED_EVENTS = 16

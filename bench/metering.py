@@ -20,8 +20,8 @@ PROBE_NS = 5_000_000
 
 @dataclass(slots=True)
 class Costs:
-    """Whole once the load is over. `cores` are CPU seconds a second by process; `steal_cores` what a hypervisor gave to
-    others; `lags_ns` how late the event loop of this process woke up."""
+    """Whole once the load is over. `cpu_s` are CPU seconds by process, `steal_s` those that a hypervisor gave to
+    others; `lags_ns` is how late the event loop of this process woke up."""
 
     elapsed_s: float = 0.0
     cpu_s: dict[str, float] = field(default_factory=dict)
@@ -45,10 +45,9 @@ async def metered(pids: Mapping[str, int], clock: Clock) -> AsyncIterator[Costs]
     all_pids = {**pids, "client": os.getpid()}
     costs = Costs()
     before, steal_s, began_ns = cpu_by_name(all_pids), _steal_s(), clock.now_ns()
-    probe = asyncio.create_task(_probe(clock, costs.lags_ns))
-    try:
+    async with asyncio.TaskGroup() as tasks:
+        probe = tasks.create_task(_probe(clock, costs.lags_ns))
         yield costs
-    finally:
         probe.cancel()
         costs.elapsed_s = (clock.now_ns() - began_ns) / NS_PER_S
         costs.cpu_s = {name: cpu_s - before[name] for name, cpu_s in cpu_by_name(all_pids).items()}

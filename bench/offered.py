@@ -1,7 +1,7 @@
 """Bench `load`: what a load that is offered, whatever becomes of it, gets from any service.
 
 Runs are repeated, and each figure is their median with the least and the greatest. `--ramp` doubles the rate until the
-P99 of a run is above `--p99-ms`, then closes in on the knee by bisection.
+P99 of a run is above what it says, then closes in on the knee by bisection.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Offering:
             if not len(schedule):
                 raise WrongReplyError("the log ends before the runs do: let its clock go slower, or ask for less")
         else:
-            draw = schedules.bursts if self.offer.arrivals is Arrivals.BURSTS else schedules.poisson
+            draw = schedules.bursts if self.offer.arrivals is Arrivals.BURSTS else pacing.poisson
             times_ns = draw(rate_per_s, duration_s, rng)
             users = schedules.users_of(len(times_ns), self.offer.num_users, self.offer.zipf, rng)
             schedule, drawn = Schedule(times_ns, users), self.traffic.draw(len(times_ns))
@@ -114,12 +114,15 @@ class Offering:
 
 @asynccontextmanager
 async def offering(address: str, pids: dict[str, int], offer: Offer, seed: int) -> AsyncIterator[Offering]:
-    """A service whose users are open while the context lasts. Raises ValueError: a recording does not fit it."""
+    """A service whose users are open while the context lasts. Raises WrongReplyError: a recording does not fit it."""
     async with AsyncExitStack() as stack:
         clock = stack.enter_context(pacing.precise_clock())
         channel = await stack.enter_async_context(load.connect(address))
         traffic_ = Traffic(await load.describe_model(channel), np.random.default_rng(seed))
-        recording = None if offer.recording is None else schedules.recorded(*offer.recording, traffic_.model)
+        try:
+            recording = None if offer.recording is None else schedules.recorded(*offer.recording, traffic_.model)
+        except (OSError, ValueError) as error:
+            raise WrongReplyError(str(error)) from error
         names = [f"load-{number}" for number in range(offer.num_users)] if recording is None else recording.names
         driver: Driver
         if offer.streams is Streams.SESSIONS:
@@ -150,7 +153,7 @@ def measure(
                     advance()
             if ramp_p99_ms is not None:
                 with watch.stage("ramp", 1) as advance:
-                    found = await knee(opened, ramp_p99_ms, lambda: None)
+                    found = await knee(opened, ramp_p99_ms)
                     advance()
                 return knee_metrics(found, ramp_p99_ms)
             with watch.stage(f"{offer.streams}, {offer.arrivals}", num_runs) as advance:
@@ -169,7 +172,7 @@ async def _counted(opened: Offering, offer: Offer, advance: Callable[[], None]) 
     return done
 
 
-async def knee(opened: Offering, p99_ms: float, advance: Callable[[], None]) -> list[Run]:
+async def knee(opened: Offering, p99_ms: float) -> list[Run]:
     """Runs at rising rates, by the rate that was asked for, until that is known to within RAMP_CLOSE at which the P99
     goes above `p99_ms`; in ascending order of their rates."""
     runs: dict[float, Run] = {}
@@ -178,7 +181,6 @@ async def knee(opened: Offering, p99_ms: float, advance: Callable[[], None]) -> 
         # A rate is given up when two runs in a row fail it: one may have met a pause of the machine.
         for _ in range(2):
             runs[rate_per_s] = await opened.run(rate_per_s, opened.offer.duration_s)
-            advance()
             if runs[rate_per_s].ms(99) <= p99_ms:
                 return True
         return False

@@ -99,12 +99,14 @@ def precise_clock() -> Iterator[PreciseClock]:
         os.close(descriptor)
 
 
+def poisson(rate_per_s: float, duration_s: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Ascending times in ns from 0 on of a Poisson process."""
+    count = int(rng.poisson(rate_per_s * duration_s))
+    return np.sort(rng.uniform(0, duration_s * NS_PER_S, count)).astype(np.int64)
+
+
 def poisson_arrivals(
     rate_per_s: float, duration_s: float, num_streams: int, rng: np.random.Generator
 ) -> list[NDArray[np.int64]]:
     """Ascending arrival times in ns from 0 on for each stream: together a Poisson process of `rate_per_s`."""
-    arrivals = []
-    for _ in range(num_streams):
-        count = int(rng.poisson(rate_per_s / num_streams * duration_s))
-        arrivals.append(np.sort(rng.uniform(0, duration_s * NS_PER_S, count)).astype(np.int64))
-    return arrivals
+    return [poisson(rate_per_s / num_streams, duration_s, rng) for _ in range(num_streams)]

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bench.pacing import NS_PER_S
+from bench.pacing import poisson
 from bench.traffic import Drawn
 from evercurrent.v1 import description_pb2
 
@@ -44,12 +44,6 @@ class Recording:
         """The events in [start, end), their times from the start on."""
         at = slice(*np.searchsorted(self.schedule.times_ns, (start_ns, end_ns)).tolist())
         return Schedule(self.schedule.times_ns[at] - start_ns, self.schedule.users[at]), self.drawn.take(at)
-
-
-def poisson(rate_per_s: float, duration_s: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Times of a Poisson process."""
-    count = int(rng.poisson(rate_per_s * duration_s))
-    return np.sort(rng.uniform(0, duration_s * NS_PER_S, count)).astype(np.int64)
 
 
 def bursts(rate_per_s: float, duration_s: float, rng: np.random.Generator) -> NDArray[np.int64]:

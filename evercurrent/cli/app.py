@@ -577,7 +577,8 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="CA certificates to know it by, PEM.", show_default="no TLS")
     ] = None,
     token_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A bearer token for it.", show_default="none")
+        Path | None,
+        typer.Option(metavar="FILE", help="A bearer token for it.", show_default="none", exists=True, dir_okay=False),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

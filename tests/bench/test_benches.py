@@ -273,6 +273,13 @@ def test_a_closed_loop_takes_no_option_that_is_of_an_open_one(others: list[str])
     assert "a closed loop has sessions" in done.output
 
 
+def test_a_log_that_is_not_there_is_told(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["load", "--log", str(tmp_path / "nothing")])
+    assert done.exit_code == 1
+    assert "nothing was written" in done.stderr
+    assert str(tmp_path / "nothing") in done.stderr.replace("\n", "")
+
+
 def test_an_interrupt_ends_the_servers_and_writes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     pids: list[int] = []

@@ -61,7 +61,7 @@ async def test_a_user_who_sends_more_than_a_session_may_have_in_flight_is_not_re
 async def test_a_knee_is_where_the_p99_is_held_no_more(cluster: Cluster) -> None:
     offer = Offer(100.0, 0.3, 4, 0.0, Arrivals.POISSON, Streams.EXCHANGE)
     async with offering(cluster.address, dict(cluster.pids), offer, 1) as opened:
-        runs = await knee(opened, 0.0, lambda: None)
+        runs = await knee(opened, 0.0)
     assert held(runs, 0.0) is None
     assert [each.offered_per_s for each in runs] == sorted(each.offered_per_s for each in runs)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.processes import memory_bytes
 from evercurrent.cli.cluster import Child, Cluster
 
 BAD = re.compile(
@@ -64,7 +65,9 @@ def usages(cluster: Cluster) -> dict[str, Usage]:
     ends = _connections()
     ours = {ends[file] for file in _files(os.getpid()) if file in ends}
     return {
-        name: Usage(tuple(file for file in _files(pid) if ends.get(file, ("", ""))[::-1] not in ours), _rss_bytes(pid))
+        name: Usage(
+            tuple(file for file in _files(pid) if ends.get(file, ("", ""))[::-1] not in ours), memory_bytes(pid)
+        )
         for name, pid in cluster.pids.items()
     }
 
@@ -83,10 +86,6 @@ def _files(pid: int) -> list[str]:
         except FileNotFoundError:
             continue
     return sorted(files)
-
-
-def _rss_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _connections() -> dict[str, tuple[str, str]]:
