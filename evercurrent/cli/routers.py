@@ -1,4 +1,7 @@
-"""Which router a command asks, how it is known, and what it is shown; options of every command that asks one."""
+"""Which router a command asks, how it is known, and what it is shown; options of every command that asks one.
+
+gRPC and the client are imported when a router is asked: whoever defines commands imports this module, and a server's
+process has to choose gRPC's switches first (`transport`)."""
 
 from __future__ import annotations
 
@@ -7,19 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import grpc
 import typer
 
 from evercurrent.channels import WithMetadata
 from evercurrent.cli.errors import CommandError
 from evercurrent.cli.options import with_options
-from evercurrent.client.credentials import Credentials, Tls
-from evercurrent.client.errors import InvalidRequest
-from evercurrent.client.options import NO_CREDENTIALS
 from evercurrent.settings import SettingsError
-from evercurrent.v1.admin_pb2_grpc import AdminServiceStub
+
+if TYPE_CHECKING:
+    from evercurrent.client.credentials import Credentials
+    from evercurrent.v1.admin_pb2_grpc import AdminServiceStub
 
 DEFAULT_ADDRESS = "127.0.0.1:7600"
 _PANEL = "Router"
@@ -29,12 +31,16 @@ _PANEL = "Router"
 class Router:
     """One router."""
 
-    address: str = DEFAULT_ADDRESS
-    credentials: Credentials = NO_CREDENTIALS
+    address: str
+    credentials: Credentials
 
     @contextmanager
     def channel(self) -> Iterator[WithMetadata]:
         """A channel to it. Raises SettingsError: what was given cannot be used."""
+        import grpc
+
+        from evercurrent.client.errors import InvalidRequest
+
         try:
             self.credentials.check((self.address,))
             tls = self.credentials.tls
@@ -50,6 +56,10 @@ class Router:
     @contextmanager
     def admin(self) -> Iterator[AdminServiceStub]:
         """Its AdminService. What it refuses is a CommandError."""
+        import grpc
+
+        from evercurrent.v1.admin_pb2_grpc import AdminServiceStub
+
         with self.channel() as channel:
             try:
                 yield AdminServiceStub(channel)
@@ -65,6 +75,9 @@ def _made(
     tls_name: str,
     token_file: Path | None,
 ) -> Router:
+    from evercurrent.client.credentials import Credentials, Tls
+    from evercurrent.client.errors import InvalidRequest
+
     tls = None
     try:
         if tls_ca is not None:
