@@ -21,10 +21,17 @@ from bench.report import Metric
 from bench.run import Watch, WrongReplyError
 from evercurrent.metrics import auc, log_loss
 from evercurrent.model import Model
-from evercurrent.models.knowledge_tracing import LogError, read_log, read_test_users, train
-from evercurrent.models.knowledge_tracing.data import EventLog, Floats, log_name, split_users
-from evercurrent.models.knowledge_tracing.evaluate import batch_of
-from evercurrent.models.knowledge_tracing.trainer import TrainerSettings
+from evercurrent.models.adaptive import (
+    EventLog,
+    LogError,
+    TrainerSettings,
+    batch_of,
+    log_name,
+    read_test_users,
+    split_users,
+)
+from evercurrent.models.adaptive.data import Floats
+from evercurrent.models.knowledge_tracing import read_log, train
 
 LAGS = (0, 1, 10, 100)
 QUICK = TrainerSettings(epochs_max=2)

@@ -39,8 +39,8 @@ from bench.stats import bootstrap_median, paired_ratio, percentile
 from bench.traffic import Traffic
 from evercurrent.cli.learners import Tally, stream_learners
 from evercurrent.model import Model
+from evercurrent.models.adaptive import EventLog
 from evercurrent.models.knowledge_tracing import default_world, simulate
-from evercurrent.models.knowledge_tracing.data import EventLog
 from evercurrent.models.knowledge_tracing.model import KnowledgeTracing
 from evercurrent.models.loading import load_model
 from evercurrent.models.versions import version_of

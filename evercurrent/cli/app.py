@@ -52,6 +52,26 @@ SearchPathOption = Annotated[
 ]
 
 
+class Head(StrEnum):
+    """What `train adaptive` can have outcomes be."""
+
+    BERNOULLI = "bernoulli"
+    CATEGORICAL = "categorical"
+    GAUSSIAN = "gaussian"
+    RANKING = "ranking"
+
+
+class Unit(StrEnum):
+    """What the order of a log may count."""
+
+    S = "s"
+    MS = "ms"
+    US = "us"
+
+
+SeedOption = Annotated[int, typer.Option(min=0, help="Draws the untrained weights, batches and held-out users.")]
+
+
 class Exported(StrEnum):
     """What `export` can give."""
 
@@ -526,11 +546,73 @@ def train_knowledge_tracing(
         Path | None,
         typer.Option(metavar="FILE", help="JSON with ids of users to test on and never train on.", show_default="none"),
     ] = None,
+    seed: SeedOption = 0,
 ) -> None:
     """Learn item and skill embeddings, the initial state and the online step itself, by unrolling the updates."""
-    from evercurrent.cli.train import train_on_log
+    from evercurrent.cli.train import train_on_answers
 
-    train_on_log(data, out, test_users)
+    train_on_answers(data, out, test_users, seed)
+
+
+@train.command("adaptive")
+def train_adaptive(
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="PATH",
+            help="A CSV file (may be .gz), or the folder that `export events` wrote.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Gets weights (safetensors), ids, scores and curves.")],
+    head: Annotated[
+        Head, typer.Option(help="What an outcome is: yes or no; one of some; a number; the next of many items.")
+    ] = Head.BERNOULLI,
+    ids: Annotated[
+        str, typer.Option(metavar="COLUMN,…", help="Columns of ids, or of a folder the fields' names.")
+    ] = "",
+    features: Annotated[str, typer.Option(metavar="COLUMN,…", help="Columns of numbers, of about unit size.")] = "",
+    user: Annotated[str, typer.Option(metavar="COLUMN", help="Whose event it is.")] = "user_id",
+    order: Annotated[str, typer.Option(metavar="COLUMN", help="What orders a user's events.")] = "timestamp",
+    order_unit: Annotated[
+        Unit | None, typer.Option(help="What it counts, if it is a clock.", show_default="it is none")
+    ] = None,
+    outcome: Annotated[str, typer.Option(metavar="COLUMN", help="What happened.")] = "outcome",
+    state_size: Annotated[int, typer.Option(min=1, max=4096, help="Floats of a user's state.")] = 32,
+    embedding_size: Annotated[int, typer.Option(min=1, max=4096, help="Floats of an event's embedding.")] = 32,
+    hidden_size: Annotated[int, typer.Option(min=0, max=4096, help="Hidden units; the ranking head has none.")] = 16,
+    uses_time: Annotated[
+        bool, typer.Option("--uses-time", help="Let states fade with the time between events.")
+    ] = False,
+    test_users: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON with ids of users to test on and never train on.", show_default="none"),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="At most; fewer once held-out users gain nothing.")] = 30,
+    seed: SeedOption = 0,
+) -> None:
+    """Train a model of the family on a log of any kind: embeddings, initial state and the online step itself.
+
+    evercurrent train adaptive --data clicks.csv --head ranking --ids item_id --outcome liked --order-unit s --uses-time
+    --out run
+    """
+    from evercurrent.cli.train import OUTCOME_KINDS, UNITS_US, Shape, train_family
+    from evercurrent.models.adaptive import Columns
+
+    columns = Columns(
+        user=user,
+        order=order,
+        ids={name: name for name in _names(ids)},
+        features={name: name for name in _names(features)},
+        outcome=outcome,
+        order_unit_us=0 if order_unit is None else UNITS_US[order_unit],
+        outcome_kind=OUTCOME_KINDS[head],
+    )
+    shape = Shape(head.value, state_size, embedding_size, hidden_size, uses_time)
+    train_family(data, out, test_users, columns, shape, seed, epochs)
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in (part.strip() for part in text.split(",")) if name]
 
 
 def main() -> None:
@@ -554,8 +636,8 @@ def evaluate(
     data: Annotated[
         Path,
         typer.Option(
-            metavar="FILE",
-            help="A CSV file (may be .gz) with user_id, timestamp_or_order, item_id, skill_id and outcome.",
+            metavar="PATH",
+            help="A CSV file (may be .gz) with the columns of the model's training, or a folder of `export events`.",
         ),
     ],
     model: Annotated[str, typer.Option(metavar="TEXT", help="A name of ours, or module:Class.")] = "knowledge-tracing",
@@ -582,7 +664,7 @@ def evaluate(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """How well a model predicts a log of answers: each is predicted, then learned from, as if it came now.
+    """How well a model predicts a log: each event is predicted, then learned from, as if it came now.
 
     With --target a service gets the same log, for users of its own (they stay: evaluate-…), and must predict the same
     to within 1e-4.

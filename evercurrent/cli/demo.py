@@ -25,19 +25,9 @@ from evercurrent.cli.errors import CommandError
 from evercurrent.cli.imports import check_not_shadowed
 from evercurrent.cli.learners import NUM_LANES, Tally, stream_learners
 from evercurrent.metrics import auc
-from evercurrent.models.knowledge_tracing import (
-    EventLog,
-    LogError,
-    default_world,
-    read_log,
-    read_test_users,
-    replay,
-    simulate,
-    split_users,
-    train,
-)
-from evercurrent.models.knowledge_tracing.data import log_name
-from evercurrent.models.knowledge_tracing.evaluate import NIGHT_EVENTS
+from evercurrent.models.adaptive import EventLog, LogError, log_name, read_test_users, replay, split_users
+from evercurrent.models.adaptive.replay import NIGHT_EVENTS
+from evercurrent.models.knowledge_tracing import default_world, read_log, simulate, train
 from evercurrent.models.loading import load_model
 
 MODEL = "knowledge-tracing"

@@ -16,12 +16,23 @@ from rich.table import Table
 from ulid import ULID
 
 from evercurrent.cli.errors import CommandError
+from evercurrent.cli.train import is_exported
 from evercurrent.client import EvercurrentError, Tls, connect
-from evercurrent.metrics import auc, log_loss
-from evercurrent.models.knowledge_tracing.data import EventLog, Floats, Ids, LogError, read_log, read_test_users
-from evercurrent.models.knowledge_tracing.data import log_name as name_of
-from evercurrent.models.knowledge_tracing.evaluate import replay
-from evercurrent.models.knowledge_tracing.model import KnowledgeTracing
+from evercurrent.metrics import auc
+from evercurrent.model import Model, OutcomeKind, OutcomeSpec
+from evercurrent.models.adaptive import (
+    EventLog,
+    Ids,
+    LogError,
+    log_name,
+    read_csv,
+    read_parquet,
+    read_test_users,
+    replay,
+)
+from evercurrent.models.adaptive.data import Floats
+from evercurrent.models.knowledge_tracing import KnowledgeTracing
+from evercurrent.models.knowledge_tracing.data import ANSWERS
 from evercurrent.models.loading import ModelLoadError, load_model
 
 AGREEMENT = 1e-4
@@ -41,17 +52,18 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How well N events were predicted; log losses in nats. `batch`: by states that stand still between nights. Of a
-    service: how well it predicted, and by how much at most otherwise than the model here."""
+    """How well N events were predicted; losses in nats. `batch`: by states that stand still between nights, known of
+    probabilities, as AUC is. Of a service: how well it predicted, and by how much at most otherwise than the model
+    here."""
 
     events: int
     users: int
-    auc: float
-    log_loss: float
-    auc_batch: float
-    log_loss_batch: float
+    loss: float
+    auc: float | None = None
+    auc_batch: float | None = None
+    log_loss_batch: float | None = None
     served_auc: float | None = None
-    served_log_loss: float | None = None
+    served_loss: float | None = None
     served_difference: float | None = None
 
     def json(self) -> str:
@@ -76,38 +88,32 @@ def evaluate(
     console = Console()
     try:
         model = load_model(model_name, weights)
-        log = read_log(data, None if ids is None else Ids.load(ids))
+        log = _read(data, model, None if ids is None else Ids.load(ids))
         if test_users is not None:
-            labels = read_test_users(test_users, name_of(data))
+            labels = read_test_users(test_users, log_name(data))
             log = log.of_users([user for user, label in enumerate(log.users) if label in labels])
     except (LogError, ModelLoadError) as error:
         raise CommandError(str(error)) from error
-    if not isinstance(model, KnowledgeTracing):
-        raise CommandError(f"{model_name} is no model of a log of answers: knowledge-tracing and its like are")
-    sizes = [field.size for field in model.observation.ids]
-    if len(log) == 0 or log.item_N.max() >= sizes[0] or log.skill_N.max() >= sizes[1]:
-        raise CommandError(f"{data} has no events, or items and skills that {model_name} does not know: give its --ids")
+    _check(data, model, model_name, log)
     log = log.stream()
     replayed = replay(model, log)
-    scores = replayed.scores()
-    found = Evaluation(
-        len(log),
-        scores.users,
-        scores.auc_continuous,
-        scores.log_loss_continuous,
-        scores.auc_batch,
-        scores.log_loss_batch,
-    )
+    is_probability = model.prediction_width == 1 and model.observation.outcome == OutcomeSpec.bernoulli()
+    found = Evaluation(len(log), log.active_users.size, float(replayed.loss_N.mean()))
+    if is_probability:
+        scores = replayed.scores()
+        found = replace(
+            found, auc=scores.auc_continuous, auc_batch=scores.auc_batch, log_loss_batch=scores.log_loss_batch
+        )
     if service is not None:
         try:
-            served_N = asyncio.run(serve(service, log, Console(stderr=True)))
+            served_NP, loss_N = asyncio.run(serve(service, log, model.prediction_width, Console(stderr=True)))
         except* EvercurrentError as group:
             raise CommandError(f"{service.address}: {group.exceptions[0]}") from group
         found = replace(
             found,
-            served_auc=auc(log.outcome_N, served_N),
-            served_log_loss=log_loss(log.outcome_N, served_N),
-            served_difference=float(np.abs(served_N - replayed.continuous_N).max()),
+            served_auc=auc(log.outcome_N, served_NP[:, 0]) if is_probability else None,
+            served_loss=float(loss_N.mean()),
+            served_difference=float(np.abs(served_NP - replayed.continuous_NP).max()),
         )
     console.print(found.json() if as_json else _table(found), soft_wrap=True)
     if found.served_difference is not None and not found.served_difference <= AGREEMENT:
@@ -117,18 +123,55 @@ def evaluate(
         )
 
 
-async def serve(service: Service, log: EventLog, console: Console) -> Floats:
-    """What a service predicts [N] for a log's events, sent in their order for users that nobody else has.
+def _read(data: Path, model: Model, ids: Ids | None) -> EventLog:
+    """Raises LogError."""
+    sizes = {field.name: field.size for field in model.observation.ids}
+    if is_exported(data):
+        return read_parquet(data, tuple(sizes), sizes)
+    if ids is not None and ids.columns is not None:
+        return read_csv(data, ids.columns, ids)
+    if isinstance(model, KnowledgeTracing):
+        return read_csv(data, ANSWERS, ids)
+    raise LogError(f"{data}: which of its columns are what stands in the file of ids that training wrote: give --ids")
+
+
+def _check(data: Path, model: Model, model_name: str, log: EventLog) -> None:
+    """Raises CommandError: the model is not for such a log."""
+    spec = model.observation
+    sizes = np.array([field.size for field in spec.ids])
+    if len(log) == 0:
+        raise CommandError(f"{data} has no events of these users")
+    widths = log.ids_NK.shape[1], log.features_NF.shape[1]
+    if widths != (len(spec.ids), len(spec.features)):
+        raise CommandError(
+            f"{data} has {widths[0]} ids and {widths[1]} features an event; "
+            f"{model_name} takes {len(spec.ids)} and {len(spec.features)}"
+        )
+    if (spec.outcome.kind is OutcomeKind.CHOICE) != (log.outcome_N.dtype.kind == "i"):
+        raise CommandError(f"the outcomes of {data} are not of the kind that {model_name} takes")
+    if len(sizes) and (log.ids_NK.max(axis=0) >= sizes).any():
+        raise CommandError(f"{data} has ids that {model_name} does not know: give its --ids")
+
+
+async def serve(service: Service, log: EventLog, width: int, console: Console) -> tuple[Floats, Floats]:
+    """What a service predicts [N, P] for a log's events, sent in their order for users that nobody else has, and the
+    losses [N].
 
     Raises:
         EvercurrentError: it cannot be reached, or refuses an event.
     """
     run = str(ULID()).lower()
-    served_N = np.empty(len(log), np.float32)
-    columns = (log.user_N.tolist(), log.item_N.tolist(), log.skill_N.tolist(), log.outcome_N.tolist())
+    served_NP, loss_N = np.empty((len(log), width), np.float32), np.empty(len(log), np.float32)
+    columns = (log.user_N, log.ids_NK, log.features_NF, log.outcome_N, log.time_us_N)
     events = [
-        {"user_id": f"evaluate-{run}/{log.users[user]}", "ids": (item, skill), "outcome": outcome}
-        for user, item, skill, outcome in zip(*columns, strict=True)
+        {
+            "user_id": f"evaluate-{run}/{log.users[user]}",
+            "ids": ids,
+            "features": features,
+            "outcome": outcome,
+            "event_time_us": time_us or None,
+        }
+        for user, ids, features, outcome, time_us in zip(*(column.tolist() for column in columns), strict=True)
     ]
     shown = TextColumn("served"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*shown, console=console, disable=not console.is_terminal) as progress:
@@ -140,19 +183,21 @@ async def serve(service: Service, log: EventLog, console: Console) -> Floats:
             for start in range(0, len(log), FRAME_EVENTS):
                 results = await exchange.observe_many(events[start : start + FRAME_EVENTS])
                 for at, result in enumerate(results, start):
-                    (served_N[at],) = result.raise_for_rejection().prediction
+                    served_NP[at] = result.raise_for_rejection().prediction
+                    loss_N[at] = np.nan if result.loss is None else result.loss
                 progress.update(bar, completed=start + len(results))
-    return served_N
+    return served_NP, loss_N
 
 
 def _table(found: Evaluation) -> Table:
     table = Table(title=f"{found.events:,} events of {found.users:,} users, each predicted before it is learned from")
-    for column in ("", "AUC", "log loss"):
+    for column in ("", "AUC", "loss, nats"):
         table.add_column(column, justify="left" if not column else "right")
-    table.add_row("state as it is", _number(found.auc), _number(found.log_loss))
-    table.add_row("state of last night", _number(found.auc_batch), _number(found.log_loss_batch))
+    table.add_row("state as it is", _number(found.auc), _number(found.loss))
+    if found.log_loss_batch is not None:
+        table.add_row("state of last night", _number(found.auc_batch), _number(found.log_loss_batch))
     if found.served_difference is not None:
-        table.add_row("as served", _number(found.served_auc), _number(found.served_log_loss))
+        table.add_row("as served", _number(found.served_auc), _number(found.served_loss))
         table.caption = f"served and offline predictions differ by at most {found.served_difference:.2g}"
     return table
 

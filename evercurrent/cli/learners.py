@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from evercurrent.models.knowledge_tracing.data import EventLog, Floats, Ints
+from evercurrent.models.adaptive.data import EventLog, Floats, Ints
 from evercurrent.v1 import observation_pb2, session_pb2
 from evercurrent.v1.session_pb2_grpc import SessionServiceStub
 
@@ -154,7 +154,7 @@ async def _run_lane(stub: SessionServiceStub, log: EventLog, lane: Ints, tally: 
 
 
 async def _send(learner: Learner, log: EventLog, event: int, tally: Tally) -> None:
-    ids_K, outcome = [int(log.item_N[event]), int(log.skill_N[event])], float(log.outcome_N[event])
+    ids_K, outcome = log.ids_NK[event].tolist(), float(log.outcome_N[event])
     tally.num_sent += 1
     sent_at = time.perf_counter()
     response = await learner.observe(ids_K, outcome)

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from bench.__main__ import app
 from bench.freshness import lagged
-from evercurrent.models.knowledge_tracing.data import COLUMNS, EventLog
-from evercurrent.models.knowledge_tracing.evaluate import batch_of, replay
+from evercurrent.models.adaptive import EventLog
+from evercurrent.models.adaptive.replay import batch_of, replay
+from evercurrent.models.knowledge_tracing.data import ANSWERS
 from evercurrent.models.knowledge_tracing.simulator import default_world, simulate
 from evercurrent.models.loading import load_model
 
@@ -46,8 +47,8 @@ def test_a_lag_is_so_many_events_of_the_user(log: EventLog) -> None:
 def test_the_bench_scores_by_age(log: EventLog, tmp_path: Path) -> None:
     with (tmp_path / "answers.csv").open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(COLUMNS)
-        rows.writerows(zip(log.user_N, log.order_N, log.item_N, log.skill_N, log.outcome_N, strict=True))
+        rows.writerow(ANSWERS.names)
+        rows.writerows(zip(log.user_N, log.order_N, log.ids_NK[:, 0], log.ids_NK[:, 1], log.outcome_N, strict=True))
     arguments = ["freshness", "--data", tmp_path / "answers.csv", "--quick", "--seeds", "2"]
     outs = ["--json", tmp_path / "found.json", "--plot", tmp_path / "age.png"]
     done = CliRunner().invoke(app, [*map(str, arguments), *map(str, outs)])

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from evercurrent.cli.demo import SIMULATED_EVENTS, SIMULATED_SEED, SIMULATED_USERS, Result
-from evercurrent.models.knowledge_tracing import EventLog, default_world, replay, simulate
+from evercurrent.models.adaptive import EventLog, replay
+from evercurrent.models.knowledge_tracing import default_world, simulate
 from evercurrent.models.loading import load_model
 
 SLOW_S = 110.0
@@ -28,7 +29,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def write_log(log: EventLog, path: Path) -> None:
     """Writes a log in the format of real ones."""
-    rows = zip(log.user_N, log.order_N, log.item_N, log.skill_N, log.outcome_N, strict=True)
+    rows = zip(log.user_N, log.order_N, log.ids_NK[:, 0], log.ids_NK[:, 1], log.outcome_N, strict=True)
     lines = ["user_id,timestamp_or_order,item_id,skill_id,outcome"]
     path.write_text("\n".join([*lines, *(",".join(f"{value:g}" for value in row) for row in rows)]) + "\n")
 

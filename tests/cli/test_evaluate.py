@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from evercurrent.cli.app import app
 from evercurrent.cli.cluster import Cluster, run_cluster
-from evercurrent.models.knowledge_tracing.data import COLUMNS, Ids
+from evercurrent.models.adaptive import Ids
+from evercurrent.models.knowledge_tracing.data import ANSWERS
 from evercurrent.models.knowledge_tracing.model import KnowledgeTracing
 from evercurrent.models.knowledge_tracing.simulator import default_world, simulate
 from evercurrent.models.loading import save_model
@@ -33,9 +34,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     log = simulate(default_world(), USERS, EVENTS, 3)
     with (folder / "answers.csv").open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(COLUMNS)
+        rows.writerow(ANSWERS.names)
         for at in range(len(log)):
-            item, skill = log.ids.items[log.item_N[at] - 1], log.ids.skills[log.skill_N[at] - 1]
+            item, skill = log.ids_NK[at] - 1
             rows.writerow([log.users[log.user_N[at]], log.order_N[at], item, skill, log.outcome_N[at]])
     log.ids.save(folder / "ids.json")
     return folder / "answers.csv", folder / "ids.json"
@@ -54,14 +55,14 @@ def test_a_service_predicts_as_the_model_does_by_itself(cluster: Cluster, data: 
     assert (found["events"], found["users"]) == (USERS * EVENTS, USERS)
     assert 0 <= found["served_difference"] <= 1e-4
     assert found["served_auc"] == pytest.approx(found["auc"], abs=1e-3)
-    assert found["served_log_loss"] == pytest.approx(found["log_loss"], abs=1e-4)
+    assert found["served_loss"] == pytest.approx(found["loss"], abs=1e-4)
     assert 0.5 < found["auc"] < 1
 
 
 def test_a_service_with_other_weights_is_told(cluster: Cluster, data: tuple[Path, Path], tmp_path: Path) -> None:
     log, ids = data
     sizes = Ids.load(ids)
-    model = KnowledgeTracing(sizes.num_items, sizes.num_skills)
+    model = KnowledgeTracing(sizes.sizes["item"], sizes.sizes["skill"])
     save_model(model, tmp_path / "untrained.safetensors")
     code, out, errors = run(
         "--data", log, "--ids", ids, "--weights", tmp_path / "untrained.safetensors", "--target", cluster.address
@@ -84,7 +85,7 @@ def test_some_users_alone(data: tuple[Path, Path], tmp_path: Path) -> None:
 def test_what_cannot_be_evaluated_is_told(data: tuple[Path, Path], tmp_path: Path) -> None:
     log, ids = data
     assert 'no class "Nothing"' in run("--data", log, "--model", "tests.toys:Nothing")[2]
-    assert "no model of a log of answers" in run("--data", log, "--ids", ids, "--model", "tests.toys:Counting")[2]
+    assert "which of its columns" in run("--data", log, "--ids", ids, "--model", "tests.toys:Counting")[2]
     (tmp_path / "one.csv").write_text("user_id,when\n")
     assert "lacks the column" in run("--data", tmp_path / "one.csv")[2]
     code, _, errors = run("--data", log, "--ids", ids, "--target", "127.0.0.1:1")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from evercurrent.cli.cluster import run_cluster
 from evercurrent.cli.learners import Tally, deal, stream_learners
-from evercurrent.models.knowledge_tracing import EventLog, default_world, replay, simulate
+from evercurrent.models.adaptive import EventLog, replay
+from evercurrent.models.knowledge_tracing import default_world, simulate
 from evercurrent.models.loading import load_model
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.session_pb2 import SessionResponse

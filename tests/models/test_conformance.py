@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from evercurrent.model import Batch, Model, Update
-from evercurrent.models.knowledge_tracing import KnowledgeTracing
 from evercurrent.models.loading import MODEL_NAMES, load_model
 from tests.models import conformance
+from tests.models.families import FAMILY, untrained
 from tests.models.toys import Level, Position, Preference
 
 SEEDS = (0, 1, 2)
@@ -26,15 +26,9 @@ CHECKS = (
 )
 
 
-def untrained() -> KnowledgeTracing:
-    model = KnowledgeTracing(num_items=40, num_skills=7, state_size=12, embedding_size=8, hidden_size=5)
-    model.initialise(torch.Generator().manual_seed(5))
-    return model.eval().requires_grad_(False)
-
-
 MODELS: dict[str, Callable[[], Model]] = {
     **{name: lambda name=name: load_model(name) for name in MODEL_NAMES},  # type: ignore[misc]
-    "knowledge-tracing untrained": untrained,
+    **{f"{name} untrained": lambda name=name: untrained(name) for name in FAMILY},  # type: ignore[misc]
     "level": Level,
     "preference": lambda: Preference(num_places=11),
     "position": Position,

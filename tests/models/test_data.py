@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evercurrent.models.knowledge_tracing.data import (
+from evercurrent.models.adaptive import (
+    Columns,
     Ids,
     LogError,
     log_name,
-    read_log,
+    read_csv,
     read_test_users,
     split_users,
 )
-from evercurrent.models.knowledge_tracing.simulator import World, simulate
+from evercurrent.models.knowledge_tracing import World, read_log, simulate
+from evercurrent.models.knowledge_tracing.data import ANSWERS
 
 HEADER = "user_id,timestamp_or_order,item_id,skill_id,outcome"
 ROWS = ("7,0,100,3,1", "7,1,20,3,0", "11,0,20,3,1", "11,2,3,4,0.5", "11,1,100,3,0")
@@ -33,11 +35,11 @@ def path(tmp_path: Path) -> Path:
 def test_columns_and_ids(path: Path) -> None:
     log = read_log(path)
     assert log.users == ("7", "11")
-    assert log.ids == Ids(items=("3", "20", "100"), skills=("3", "4"))
-    assert log.ids.num_items == 4
+    assert log.ids == Ids({"item": ("3", "20", "100"), "skill": ("3", "4")}, columns=ANSWERS)
+    assert log.ids.sizes["item"] == 4
     assert log.user_N.tolist() == [0, 0, 1, 1, 1]
-    assert log.item_N.tolist() == [3, 2, 2, 1, 3]
-    assert log.skill_N.tolist() == [1, 1, 1, 2, 1]
+    assert log.ids_NK[:, 0].tolist() == [3, 2, 2, 1, 3]
+    assert log.ids_NK[:, 1].tolist() == [1, 1, 1, 2, 1]
     assert log.outcome_N.tolist() == [1.0, 0.0, 1.0, 0.5, 0.0]
     assert log.outcome_N.dtype == np.float32
 
@@ -45,7 +47,7 @@ def test_columns_and_ids(path: Path) -> None:
 def test_gzip_and_columns_in_another_order(path: Path, tmp_path: Path) -> None:
     turned = "\n".join(",".join([*line.split(",")[::-1], "more"]) for line in path.read_text().splitlines())
     (tmp_path / "turned.csv.gz").write_bytes(gzip.compress(turned.encode()))
-    assert read_log(tmp_path / "turned.csv.gz").item_N.tolist() == read_log(path).item_N.tolist()
+    assert read_log(tmp_path / "turned.csv.gz").ids_NK[:, 0].tolist() == read_log(path).ids_NK[:, 0].tolist()
 
 
 def test_stream_is_a_stable_round_robin(path: Path) -> None:
@@ -59,10 +61,10 @@ def test_events_of_each_user_by_time(path: Path) -> None:
 
 
 def test_ids_of_a_trained_model_make_others_unknown(path: Path, tmp_path: Path) -> None:
-    Ids(items=("20", "a,b"), skills=("4",)).save(tmp_path / "ids.json")
+    Ids({"item": ("20", "a,b"), "skill": ("4",)}).save(tmp_path / "ids.json")
     log = read_log(path, Ids.load(tmp_path / "ids.json"))
-    assert log.item_N.tolist() == [0, 1, 1, 0, 0]
-    assert log.skill_N.tolist() == [0, 0, 0, 1, 0]
+    assert log.ids_NK[:, 0].tolist() == [0, 1, 1, 0, 0]
+    assert log.ids_NK[:, 1].tolist() == [0, 0, 0, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,50 @@ def test_bad_log_names_the_place(tmp_path: Path, content: str, says: str) -> Non
     path.write_text(content)
     with pytest.raises(LogError, match=says):
         read_log(path)
+
+
+GAMES = Columns(
+    order="ms",
+    ids={"before": "last"},
+    features={"pace": "rt"},
+    outcome="move",
+    order_unit_us=1000,
+    outcome_kind="choice",
+)
+
+
+def test_choices_features_and_a_clock(tmp_path: Path) -> None:
+    (tmp_path / "games.csv").write_text(
+        "user_id,ms,last,rt,move\nann,1000,none,0.5,rock\nann,3500,rock,-1,paper\nbob,9,none,0,rock\n"
+    )
+    log = read_csv(tmp_path / "games.csv", GAMES)
+    assert log.ids.choices == ("paper", "rock")
+    assert log.outcome_N.tolist() == [1, 0, 1]
+    assert log.outcome_N.dtype == np.int64
+    assert log.ids_NK.tolist() == [[1], [2], [1]]
+    assert log.features_NF.tolist() == [[0.5], [-1.0], [0.0]]
+    assert log.time_us_N.tolist() == [1_000_000, 3_500_000, 9_000]
+    assert log.gaps_s().tolist() == [0.0, 2.5, 0.0]
+    log.ids.save(tmp_path / "ids.json")
+    again = Ids.load(tmp_path / "ids.json")
+    assert again == log.ids
+    (tmp_path / "other.csv").write_text("user_id,ms,last,rt,move\nann,1000,none,0.5,well\n")
+    with pytest.raises(LogError, match='"well" is none of the choices paper, rock'):
+        read_csv(tmp_path / "other.csv", GAMES, again)
+    (tmp_path / "other.csv").write_text("user_id,ms,last,rt,move\nann,1000,none,fast,rock\n")
+    with pytest.raises(LogError, match=r'line 2: rt is "fast", not a number$'):
+        read_csv(tmp_path / "other.csv", GAMES, again)
+
+
+def test_ids_that_are_rows_already(tmp_path: Path) -> None:
+    (tmp_path / "games.csv").write_text("user_id,ms,last,rt,move\nann,1,3,0,rock\n")
+    ids = Ids({"before": 4}, ("rock",))
+    assert ids.sizes == {"before": 4}
+    assert read_csv(tmp_path / "games.csv", GAMES, ids).ids_NK.tolist() == [[3]]
+    with pytest.raises(LogError, match="not all numbers below 3"):
+        read_csv(tmp_path / "games.csv", GAMES, Ids({"before": 3}, ("rock",)))
+    with pytest.raises(LogError, match='no field "before"'):
+        read_csv(tmp_path / "games.csv", GAMES, Ids({}, ("rock",)))
 
 
 def test_file_that_is_not_there_or_not_gzip(tmp_path: Path) -> None:

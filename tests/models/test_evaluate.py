@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from evercurrent.model import Model
-from evercurrent.models.knowledge_tracing.data import EventLog
-from evercurrent.models.knowledge_tracing.evaluate import batch_of, replay
+from evercurrent.models.adaptive.data import EventLog
+from evercurrent.models.adaptive.replay import batch_of, replay
 from evercurrent.models.knowledge_tracing.simulator import World, default_world, simulate
 from evercurrent.models.loading import load_model
 

@@ -31,7 +31,7 @@ def test_named_model_is_shipped_with_weights() -> None:
     assert isinstance(model, KnowledgeTracing)
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    assert bool(model.item_table.any())
+    assert bool(model.tables[0].any())
 
 
 def test_class_without_weights_is_built_without_arguments() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evercurrent.models.knowledge_tracing.data import Floats, Ints
+from evercurrent.models.adaptive.data import Floats, Ints
 from evercurrent.models.knowledge_tracing.simulator import GUESS, SLIP, World, default_world, simulate
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 8), st.integers(1, 30), st.integers(1, 20))
@@ -20,9 +20,9 @@ def test_log_is_valid(shape: tuple[int, int, int, int], seed: int) -> None:
     world = World.draw(num_skills * items_a_skill, num_skills, seed)
     log = simulate(world, num_users, num_events, seed)
     assert len(log) == num_users * num_events
-    assert log.item_N.min() >= 1
-    assert log.item_N.max() < log.ids.num_items
-    assert np.array_equal(world.item_skill_I[log.item_N - 1] + 1, log.skill_N)
+    assert log.ids_NK[:, 0].min() >= 1
+    assert log.ids_NK[:, 0].max() < log.ids.sizes["item"]
+    assert np.array_equal(world.item_skill_I[log.ids_NK[:, 0] - 1] + 1, log.ids_NK[:, 1])
     assert set(np.unique(log.outcome_N)) <= {0.0, 1.0}
     assert np.array_equal(np.bincount(log.user_N), np.full(num_users, num_events))
     assert np.all(np.diff(log.order_N) >= 0)
@@ -33,9 +33,9 @@ def test_log_is_valid(shape: tuple[int, int, int, int], seed: int) -> None:
 def test_same_seed_same_log(seed: int) -> None:
     world = World.draw(12, 4, seed=1)
     log, again, other = (simulate(world, 20, 20, seed=number) for number in (seed, seed, seed + 1))
-    for column in ("user_N", "order_N", "item_N", "skill_N", "outcome_N"):
+    for column in ("user_N", "order_N", "ids_NK", "outcome_N"):
         assert np.array_equal(getattr(log, column), getattr(again, column))
-    assert not np.array_equal(log.item_N, other.item_N)
+    assert not np.array_equal(log.ids_NK[:, 0], other.ids_NK[:, 0])
 
 
 def test_practice_helps_and_a_pause_costs() -> None:
@@ -44,7 +44,7 @@ def test_practice_helps_and_a_pause_costs() -> None:
     assert devoted[40:].mean() > devoted[:5].mean() + 0.15
     assert GUESS < devoted[:5].mean() < 1 - SLIP
     log = simulate(World.draw(40, 20, seed=3), 3_000, 100, seed=3)
-    before, after = visits_after_a_pause(log.skill_N.reshape(100, 3_000), log.outcome_N.reshape(100, 3_000))
+    before, after = visits_after_a_pause(log.ids_NK[:, 1].reshape(100, 3_000), log.outcome_N.reshape(100, 3_000))
     assert after < before - 0.01
 
 

@@ -1,33 +1,8 @@
-"""Knowledge tracing: will this learner answer this item right? Model, simulator, log reader, trainer, evaluation."""
+"""Knowledge tracing: will this learner answer this item right? The first use of the family, with a simulator."""
 
-from evercurrent.models.knowledge_tracing.data import (
-    EventLog,
-    Ids,
-    LogError,
-    read_log,
-    read_test_users,
-    split_users,
-)
-from evercurrent.models.knowledge_tracing.evaluate import Replay, Scores, replay
+from evercurrent.models.knowledge_tracing.data import read_log
 from evercurrent.models.knowledge_tracing.model import KnowledgeTracing
 from evercurrent.models.knowledge_tracing.simulator import World, default_world, simulate
-from evercurrent.models.knowledge_tracing.trainer import Trained, TrainerSettings, train
+from evercurrent.models.knowledge_tracing.training import train
 
-__all__ = [
-    "EventLog",
-    "Ids",
-    "KnowledgeTracing",
-    "LogError",
-    "Replay",
-    "Scores",
-    "Trained",
-    "TrainerSettings",
-    "World",
-    "default_world",
-    "read_log",
-    "read_test_users",
-    "replay",
-    "simulate",
-    "split_users",
-    "train",
-]
+__all__ = ["KnowledgeTracing", "World", "default_world", "read_log", "simulate", "train"]

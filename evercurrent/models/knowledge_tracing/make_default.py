@@ -6,7 +6,6 @@ No real learner's answer goes into them. One seed gives one result on one machin
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import shutil
 import tempfile
@@ -15,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from evercurrent.models.knowledge_tracing.simulator import default_world, simulate
-from evercurrent.models.knowledge_tracing.trainer import train
+from evercurrent.models.knowledge_tracing.training import train
 
 DEFAULT_WEIGHTS = Path(__file__).with_name("default.safetensors")
 NUM_USERS, NUM_EVENTS = 2_000, 120
@@ -35,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         trained = train(log, Path(folder), seed=TRAIN_SEED, console=Console(stderr=True))
         shutil.copyfile(trained.weights, out)
-    print(json.dumps({"train_s": round(trained.train_s, 1), **dataclasses.asdict(trained.validation)}))
+    print(json.dumps({"train_s": round(trained.train_s, 1), **trained.validation}))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evercurrent.models.knowledge_tracing.data import EventLog, Floats, Ids, Ints
+from evercurrent.models.adaptive.data import EventLog, Floats, Ids, Ints
 
 _Reals = npt.NDArray[np.float64]
 
@@ -54,8 +54,10 @@ class World:
     def ids(self) -> Ids:
         """The labels of a log of this world: items and skills by number."""
         return Ids(
-            items=tuple(str(item) for item in range(self.item_skill_I.size)),
-            skills=tuple(str(skill) for skill in range(self.skill_difficulty_K.size)),
+            {
+                "item": tuple(str(item) for item in range(self.item_skill_I.size)),
+                "skill": tuple(str(skill) for skill in range(self.skill_difficulty_K.size)),
+            }
         )
 
 
@@ -76,8 +78,9 @@ def simulate(world: World, num_users: int, num_events: int, seed: int) -> EventL
     return EventLog(
         user_N=np.tile(np.arange(num_users, dtype=np.int64), num_events),
         order_N=np.repeat(np.arange(num_events, dtype=np.float64), num_users),
-        item_N=item_TU.ravel() + 1,
-        skill_N=skill_TU.ravel() + 1,
+        time_us_N=np.zeros(item_TU.size, np.int64),
+        ids_NK=np.stack((item_TU.ravel() + 1, skill_TU.ravel() + 1), axis=1),
+        features_NF=np.zeros((item_TU.size, 0), np.float32),
         outcome_N=outcome_TU.ravel(),
         users=tuple(f"learner-{seed}-{user}" for user in range(num_users)),
         ids=world.ids,
@@ -103,20 +106,38 @@ def _items(rng: np.random.Generator, world: World, skill_TU: Ints) -> Ints:
 def _outcomes(rng: np.random.Generator, world: World, skill_TU: Ints, item_TU: Ints) -> Floats:
     """Right (1) or wrong (0) [T, U], while every learner's mastery rises by practice and fades without."""
     num_events, num_users = skill_TU.shape
-    num_skills = world.skill_difficulty_K.size
-    ability_U1 = rng.normal(0.0, _ABILITY_SPREAD, (num_users, 1))
-    start_UK = ability_U1 - world.skill_difficulty_K + rng.normal(0.0, _SKILL_SPREAD, (num_users, num_skills))
-    pace_U = _LEARN_MEAN * rng.gamma(2.0, 0.5, num_users)
+    minds = Minds.draw(rng, world, num_users)
     luck_TU = rng.random((num_events, num_users))
-    mastery_UK = start_UK.copy()
-    users = np.arange(num_users)
     outcome_TU = np.empty((num_events, num_users), dtype=np.float32)
     for t in range(num_events):
-        skill_U = skill_TU[t]
-        practised_U = mastery_UK[users, skill_U]
-        logit_U = practised_U - world.item_difficulty_I[item_TU[t]]
-        outcome_TU[t] = luck_TU[t] < GUESS + (1 - GUESS - SLIP) / (1 + np.exp(-logit_U))
-        mastery_UK += _FADE * (start_UK - mastery_UK)
-        ceiling_U = start_UK[users, skill_U] + _LIFT
-        mastery_UK[users, skill_U] = practised_U + np.minimum(pace_U, 1.0) * (ceiling_U - practised_U)
+        outcome_TU[t] = minds.answer(world, skill_TU[t], item_TU[t], luck_TU[t])
     return outcome_TU
+
+
+@dataclass(frozen=True, slots=True)
+class Minds:
+    """What U learners came with, know, and how fast they learn. Masteries are log-odds on an item of no difficulty."""
+
+    start_UK: _Reals
+    mastery_UK: _Reals
+    pace_U: _Reals
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, world: World, num_users: int) -> Minds:
+        """Learners of a world, before their first answer."""
+        num_skills = world.skill_difficulty_K.size
+        ability_U1 = rng.normal(0.0, _ABILITY_SPREAD, (num_users, 1))
+        start_UK = ability_U1 - world.skill_difficulty_K + rng.normal(0.0, _SKILL_SPREAD, (num_users, num_skills))
+        pace_U = np.minimum(_LEARN_MEAN * rng.gamma(2.0, 0.5, num_users), 1.0)
+        return cls(start_UK, start_UK.copy(), pace_U)
+
+    def answer(self, world: World, skill_U: Ints, item_U: Ints, luck_U: _Reals) -> npt.NDArray[np.bool_]:
+        """Each learner's next answer, right or wrong, by luck from 0 to 1; they learn from it."""
+        users = np.arange(skill_U.size)
+        practised_U = self.mastery_UK[users, skill_U]
+        logit_U = practised_U - world.item_difficulty_I[item_U]
+        is_right_U: npt.NDArray[np.bool_] = luck_U < GUESS + (1 - GUESS - SLIP) / (1 + np.exp(-logit_U))
+        self.mastery_UK[:] += _FADE * (self.start_UK - self.mastery_UK)
+        ceiling_U = self.start_UK[users, skill_U] + _LIFT
+        self.mastery_UK[users, skill_U] = practised_U + self.pace_U * (ceiling_U - practised_U)
+        return is_right_U

@@ -1,0 +1,121 @@
+"""Heads: what a model's P outputs say of an outcome, and how wrong they were.
+
+A head is pure: outputs and outcomes in, losses and residuals out. A residual is minus the derivative of the loss by the
+outputs, written out, so that a step needs no autograd. A Gaussian's is the natural one (Amari 1998,
+https://doi.org/10.1162/089976698300017746): by outputs, its loss is the steeper the surer it is, and no step size would
+be right for all.
+
+Letters: B events, P outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evercurrent.model import OutcomeSpec
+
+_HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+SIGMAS_MAX = 4.0
+"""Beyond so many standard deviations a Gaussian's loss goes on as a line (Huber), so that one wild outcome moves a
+state no more than another."""
+LOG_STD_MAX = 7.0
+"""Outcomes are to be of about unit size: a standard deviation below 1/1,000 of that, or above 1,000, is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """`width`: P. `loss` [B] and `residual` [B, P] of outputs [B, P] and outcomes; `readout` [B, P] is what clients
+    see. `is_natural`: the residual is not by the outputs themselves. `step_size`: where training begins."""
+
+    width: int
+    outcome: OutcomeSpec
+    loss: Callable[[Tensor, Tensor], Tensor]
+    residual: Callable[[Tensor, Tensor], Tensor]
+    readout: Callable[[Tensor], Tensor]
+    is_natural: bool = False
+    step_size: float = 1.0
+
+
+def bernoulli() -> Head:
+    """Did it happen? One output, log-odds; clients see the probability."""
+    return Head(
+        width=1,
+        outcome=OutcomeSpec.bernoulli(),
+        loss=lambda output_BP, outcome_B: functional.binary_cross_entropy_with_logits(
+            output_BP.squeeze(1), outcome_B, reduction="none"
+        ),
+        residual=lambda output_BP, outcome_B: outcome_B.unsqueeze(1) - output_BP.sigmoid(),
+        readout=torch.sigmoid,
+    )
+
+
+def categorical(num_choices: int) -> Head:
+    """Which of so many? An output each, log-odds; clients see probabilities."""
+    if num_choices < 2:
+        raise ValueError(f"a categorical head needs at least 2 choices, not {num_choices}")
+    return Head(
+        width=num_choices,
+        outcome=OutcomeSpec.choice(num_choices),
+        loss=lambda output_BP, outcome_B: functional.cross_entropy(output_BP, outcome_B, reduction="none"),
+        residual=lambda output_BP, outcome_B: (
+            functional.one_hot(outcome_B, output_BP.shape[1]).to(output_BP.dtype) - output_BP.softmax(1)
+        ),
+        readout=lambda output_BP: output_BP.softmax(1),
+    )
+
+
+def gaussian() -> Head:
+    """How much? Two outputs, the mean and the log of the standard deviation; clients see mean and standard deviation.
+
+    The loss is minus the log of the density, nats, with tails like a Laplace's from SIGMAS_MAX on."""
+    return Head(
+        width=2,
+        outcome=OutcomeSpec.value(),
+        loss=_gaussian_loss,
+        residual=_gaussian_residual,
+        readout=_gaussian_seen,
+        is_natural=True,
+        step_size=0.1,
+    )
+
+
+def _gaussian_loss(output_BP: Tensor, outcome_B: Tensor) -> Tensor:
+    mean_B, log_std_B = output_BP[:, 0], _log_std(output_BP)
+    sigmas_B = (outcome_B - mean_B) * (-log_std_B).exp()
+    within_B = sigmas_B.clamp(-SIGMAS_MAX, SIGMAS_MAX)
+    return within_B * (sigmas_B - 0.5 * within_B) + log_std_B + _HALF_LOG_TAU
+
+
+def _gaussian_residual(output_BP: Tensor, outcome_B: Tensor) -> Tensor:
+    """The Fisher information of mean and log of the standard deviation is 1 / variance and 2. Wild outcomes say as much
+    as those at SIGMAS_MAX, of either."""
+    std_B = _log_std(output_BP).exp()
+    within_B = ((outcome_B - output_BP[:, 0]) / std_B).clamp(-SIGMAS_MAX, SIGMAS_MAX)
+    return torch.stack((within_B * std_B, 0.5 * (within_B.square() - 1.0)), dim=1)
+
+
+def _gaussian_seen(output_BP: Tensor) -> Tensor:
+    return torch.stack((output_BP[:, 0], _log_std(output_BP).exp()), dim=1)
+
+
+def _log_std(output_BP: Tensor) -> Tensor:
+    return output_BP[:, 1].clamp(-LOG_STD_MAX, LOG_STD_MAX)
+
+
+def head_of(kind: str, num_choices: int = 0) -> Head:
+    """The head of a kind: HEADS. Raises ValueError."""
+    if kind == "categorical":
+        return categorical(num_choices)
+    made = {"bernoulli": bernoulli, "gaussian": gaussian}.get(kind)
+    if made is None:
+        raise ValueError(f'no head is called "{kind}": it is one of {", ".join(HEADS)}')
+    return made()
+
+
+HEADS = ("bernoulli", "categorical", "gaussian")

@@ -1,0 +1,106 @@
+"""The family's ranking head: which of many items comes next? For candidates that are ranked by `Rank`.
+
+An event names an item and whether it was liked. What is predicted is the item's probability among the catalogue, and a
+sum over the catalogue in each step would cost what the catalogue has items. So the step's softmax runs over the item
+and a few *anchors* instead: learned directions that stand for the catalogue, as samples do in a sampled softmax (Jean
+et al. 2015, https://arxiv.org/abs/1412.2007), but the same for everybody and found by training. Training itself
+compares with the whole catalogue.
+
+Letters as in `model`; N anchors, I items.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from evercurrent.model import Batch, OutcomeSpec
+from evercurrent.models.adaptive.heads import Head
+from evercurrent.models.adaptive.model import Adaptive, Answer, Judged, Reading, Weights
+
+
+def _no_part(*_: Tensor) -> Tensor:
+    raise NotImplementedError("the ranking head needs the vector, not outputs alone: Ranking.judge and Ranking.loss")
+
+
+class Ranking(Adaptive):
+    """Predicts the probability of the item that the event names, the first of `ids`, among all. The outcome is how much
+    it was liked, 0 to 1; what was not liked moves the vector by a learned share of what a liked item does."""
+
+    name: ClassVar[str] = "ranking"
+    score_max = 1.0
+
+    def __init__(
+        self,
+        ids: Mapping[str, int],
+        num_anchors: int = 64,
+        state_size: int = 64,
+        embedding_size: int = 64,
+        uses_time: bool = False,
+    ) -> None:
+        if len(ids) != 1:
+            raise ValueError(f"a ranking model has one id field, the item, not {len(ids)}")
+        super().__init__(ids, state_size=state_size, embedding_size=embedding_size, hidden_size=0, uses_time=uses_time)
+        self._config = {
+            "ids": dict(ids),
+            "num_anchors": num_anchors,
+            "state_size": state_size,
+            "embedding_size": embedding_size,
+            "uses_time": uses_time,
+        }
+        self.anchor_NS = nn.Parameter(torch.zeros(num_anchors, state_size))
+        self.anchor_bias_N = nn.Parameter(torch.zeros(num_anchors))
+        self.unliked_weight = nn.Parameter(torch.tensor(0.3))
+
+    def _head(self, kind: str, num_choices: int) -> Head:
+        return Head(1, OutcomeSpec.bernoulli(), _no_part, _no_part, torch.exp)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        super().initialise(generator)
+        self.anchor_NS.normal_(0.0, 0.1, generator=generator)
+        items = self.observation.ids[0].size
+        self.anchor_bias_N.fill_(math.log(max(1.0, items / len(self.anchor_bias_N))))
+
+    def loss(self, prediction_BP: Tensor, batch: Batch) -> Tensor:
+        return -self._weight(batch.outcome) * prediction_BP.squeeze(1)
+
+    def score(self, prediction_BP: Tensor, batch: Batch) -> Tensor:
+        return (batch.outcome - prediction_BP.squeeze(1)).abs()
+
+    def judge(self, vector_BS: Tensor, answer: Answer, outcome: Tensor) -> Judged:
+        output_BN = torch.cat((answer.output_BP, self._anchored(vector_BS)), dim=1)
+        log_share_BN = functional.log_softmax(output_BN, dim=1)
+        weight_B1 = self._weight(outcome).unsqueeze(1)
+        share_BN = log_share_BN.exp()
+        prediction_B1 = log_share_BN[:, :1]
+        return Judged(
+            prediction_BP=prediction_B1,
+            loss_B=-(weight_B1 * prediction_B1).squeeze(1),
+            residual_BP=weight_B1 * (1.0 - share_BN[:, :1]),
+            aside_BS=-weight_B1 * (share_BN[:, 1:] @ self.anchor_NS),
+        )
+
+    def catalogue(self, vector_BS: Tensor) -> Tensor:
+        """Log-odds [B, I] of every item, UNKNOWN among them; softmax over them is what training fits."""
+        item_I1 = torch.arange(self.observation.ids[0].size).unsqueeze(1)
+        reading = self.read(item_I1, vector_BS.new_zeros(len(item_I1), 0), None)
+        return torch.addmm(reading.bias_BP.t(), vector_BS, reading.direction_BSP.t())
+
+    def fit_loss(self, vector_BS: Tensor, output_BP: Tensor, ids_BK: Tensor, outcome: Tensor) -> Tensor:
+        return outcome * functional.cross_entropy(self.catalogue(vector_BS), ids_BK[:, 0], reduction="none")
+
+    def _answer(self, vector_BS: Tensor, reading: Reading, weights: Weights) -> Tensor:
+        output_B1 = self.answer(vector_BS, reading, weights).output_BP
+        return output_B1 - torch.cat((output_B1, self._anchored(vector_BS)), dim=1).logsumexp(1, keepdim=True)
+
+    def _anchored(self, vector_BS: Tensor) -> Tensor:
+        return torch.addmm(self.anchor_bias_N, vector_BS, self.anchor_NS.t())
+
+    def _weight(self, outcome_B: Tensor) -> Tensor:
+        return torch.lerp(self.unliked_weight, torch.ones_like(outcome_B), outcome_B)
