@@ -5,6 +5,7 @@
 #   make test                                     all tests
 #   make check                                    what CI runs: lint, types, import directions, contract, chart, tests
 #   make chart                                    the Helm chart: its schema, lint, its tests and the image's
+#   make example-NAME [DATA=FILE] [QUICK=1]       a worked use: see examples/
 #   make bench [NAME=latency] [QUICK=1] [JSON=FILE]
 #   make peers                                    what `make bench NAME=peers` compares with, under .peers/
 #   make bench-micro                              pure parts of the hot path by themselves
@@ -15,7 +16,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-SOURCES := evercurrent router worker persistence bench tests scripts helm
+SOURCES := evercurrent router worker persistence bench tests scripts helm examples
 NAME ?= latency
 SEEDS ?= 1000
 FRAMES ?= 20000
@@ -75,6 +76,9 @@ peer-%: $(INSTALLED) bench/peers/requirements-%.txt
 		> "$$(.peers/$*/bin/python $(PURELIB))/evercurrent.pth"
 	.peers/$*/bin/python -m pip install --disable-pip-version-check -qq -r bench/peers/requirements-$*.txt
 	@$(BIN)/python -m bench.peers.installed $*
+
+example-%: $(INSTALLED)
+	$(BIN)/python -m examples.$(subst -,_,$*) $(if $(DATA),--data '$(DATA)') $(if $(QUICK),--quick)
 
 bench-micro: $(INSTALLED)
 	$(BIN)/python -m pytest bench/micro --benchmark-columns=min,median,iqr,ops,rounds --benchmark-sort=name $(ARGUMENTS)

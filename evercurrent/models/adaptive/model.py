@@ -371,14 +371,17 @@ class Adaptive(Model):
         return torch.addcmul(rested_BS, answer.gate_BS * weights.rate_S, ascent_BS)
 
     def _norm(self, slope_BSP: Tensor, judged: Judged, moment: Moment | None, weights: Weights) -> Tensor:
+        norm_B: Tensor
         if moment is None and self.head.width == 1 and judged.aside_BS is None:
-            return torch.linalg.vector_norm(slope_BSP, dim=1) * judged.residual_BP[:, 0].abs()
+            norm_B = torch.linalg.vector_norm(slope_BSP, dim=1) * judged.residual_BP[:, 0].abs()
+            return norm_B
         gradient_BS = self.pull(slope_BSP, judged.residual_BP)
         if judged.aside_BS is not None:
             gradient_BS = gradient_BS + judged.aside_BS
         if moment is not None:
             gradient_BS = gradient_BS * kept(moment.gap_B, weights)
-        return torch.linalg.vector_norm(gradient_BS, dim=1)
+        norm_B = torch.linalg.vector_norm(gradient_BS, dim=1)
+        return norm_B
 
     def _read(self, batch: Batch, moment: Moment | None) -> Reading:
         return self.read(batch.ids_BK, batch.features_BF, None if moment is None else moment.gap_B)
@@ -444,12 +447,14 @@ def kept(gap_B: Tensor, weights: Weights) -> Tensor:
     """What a time without events leaves [B, S] of how far a vector is from its rest: a power law, as people forget
     (Wixted and Ebbesen 1991)."""
     passed_B1 = torch.log1p(gap_B / _FORGET_AFTER_S).unsqueeze(1)
-    return torch.exp(-passed_B1 * weights.forget_S)
+    kept_BS: Tensor = torch.exp(-passed_B1 * weights.forget_S)
+    return kept_BS
 
 
 def faded(vector_BS: Tensor, gap_B: Tensor, weights: Weights) -> Tensor:
     """Vectors after so many seconds without events."""
-    return torch.lerp(weights.rest_S.expand_as(vector_BS), vector_BS, kept(gap_B, weights))
+    faded_BS: Tensor = torch.lerp(weights.rest_S.expand_as(vector_BS), vector_BS, kept(gap_B, weights))
+    return faded_BS
 
 
 def _sum(encoder: Encoder, ids_BK: Tensor, features_BF: Tensor, gap_B: Tensor | None) -> Tensor:

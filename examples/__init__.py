@@ -1,0 +1,1 @@
+"""Worked uses: each trains small, serves through a router and two workers on this machine, and says what came of it."""
