@@ -2,7 +2,8 @@
 
 What is known before the outcome (ids, features, the time since the user's last event) is embedded, and a linear
 *reader* makes of the embedding the direction in which the user's vector counts, the offset of a small hidden layer, a
-bias, the gates of the step, and how far the event moves the vector whatever its outcome. An output is
+bias, the gates of the step, and what the event does to the vector whatever its outcome: it *practises* the outputs, as
+if they were pushed, and *writes* a vector of its own. An output is
 
     output = vector · direction + hidden_weight · sigmoid(vector @ hidden_columns + offset) + bias
 
@@ -17,7 +18,7 @@ user. `Model.update` computes the same by autograd, and a test holds the two tog
 a natural one.
 
 Letters: B users, K id fields, F features, P outputs, S floats of the vector, E embedding, H hidden units, G = H + S
-(hidden units and gates), R = S P + G + 2 P (all that is read from an embedding), D floats of a row.
+(hidden units and gates), R = S P + G + 2 P + S (all that is read from an embedding), D floats of a row.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Reading(NamedTuple):
     offset_BG: Tensor
     bias_BP: Tensor
     practice_BP: Tensor
+    write_BS: Tensor
 
 
 class Answer(NamedTuple):
@@ -157,7 +159,8 @@ class Adaptive(Model):
         self.inner_bias_E = nn.Parameter(torch.zeros(embedding_size))
         self.outer_E = nn.Parameter(torch.zeros(embedding_size, self._columns))
         self.gap = nn.Parameter(torch.zeros(self._columns), requires_grad=uses_time)
-        self._widths = (state_size * width, hidden_size + state_size, width, width)
+        self._widths = (state_size * width, hidden_size + state_size, width, width, state_size)
+        self._bias_at = self._widths[0] + self._widths[1]
         self.reader_weight_ER = nn.Parameter(torch.zeros(embedding_size, sum(self._widths)))
         self.reader_bias_R = nn.Parameter(torch.zeros(sum(self._widths)))
         self.state_weight_SG = nn.Parameter(torch.zeros(state_size, hidden_size + state_size))
@@ -201,7 +204,7 @@ class Adaptive(Model):
             self.outer_E[:, : self.embedding_size].normal_(0.0, 0.1, generator=generator)
         self.reader_weight_ER.normal_(0.0, 1 / math.sqrt(self.embedding_size), generator=generator)
         width = self.head.width
-        self.reader_weight_ER[:, -width:] = 0.0
+        self.reader_weight_ER[:, self._bias_at + width :] = 0.0
         always_SP = self.reader_bias_R[: self.state_size * width].view(self.state_size, width)
         for at, coordinate in enumerate(range(0, self.state_size, max(1, self.state_size // (_NUM_ALWAYS * width)))):
             always_SP[coordinate, at % width] = 1.0
@@ -238,7 +241,7 @@ class Adaptive(Model):
                 vector_BS, reading, answer, slope_BSP, self.judge(vector_BS, answer, batch.outcome), weights
             )
             return self._where_told(state_BD, self._row(moved_BS, moment), batch)
-        ascent_BS = self.pull(slope_BSP, reading.practice_BP)
+        ascent_BS = self.pull(slope_BSP, reading.practice_BP) + reading.write_BS
         downhill_BS = gradient_BD[:, : self.state_size]
         if moment is not None:
             downhill_BS = downhill_BS / kept(moment.gap_B, weights)
@@ -271,27 +274,18 @@ class Adaptive(Model):
     def read(self, ids_BK: Tensor, features_BF: Tensor, gap_B: Tensor | None) -> Reading:
         """All that depends on an event alone. `gap_B`: seconds since the user's last one; None: no time is used."""
         if self._folded is not None:
-            parts_BR = _sum(self._folded[0], ids_BK, features_BF, gap_B)
+            parts_BR, own_bias_BP = _sum(self._folded[0], ids_BK, features_BF, gap_B), None
         else:
             sum_BE = _sum(self._encoder(), ids_BK, features_BF, gap_B)
             size = self.embedding_size
             parts_BR = torch.addmm(self.reader_bias_R, sum_BE[:, :size], self.reader_weight_ER)
-            parts_BR = torch.cat(
-                (
-                    parts_BR[:, : self._bias_at],
-                    parts_BR[:, self._bias_at : -self.head.width] + sum_BE[:, size:],
-                    parts_BR[:, -self.head.width :],
-                ),
-                dim=1,
-            )
-        direction, offset_BG, bias_BP, practice_BP = parts_BR.split_with_sizes(self._widths, 1)
+            own_bias_BP = sum_BE[:, size:]
+        direction, offset_BG, bias_BP, practice_BP, write_BS = parts_BR.split_with_sizes(self._widths, 1)
+        if own_bias_BP is not None:
+            bias_BP = bias_BP + own_bias_BP
         if self.head.width > 1:
             direction = direction.unflatten(1, (self.state_size, self.head.width))
-        return Reading(direction, offset_BG, bias_BP, practice_BP)
-
-    @property
-    def _bias_at(self) -> int:
-        return self._widths[0] + self._widths[1]
+        return Reading(direction, offset_BG, bias_BP, practice_BP, write_BS)
 
     def weights(self) -> Weights:
         """As they are now."""
@@ -359,7 +353,7 @@ class Adaptive(Model):
         weights: Weights,
     ) -> Tensor:
         """The vectors after an event with an outcome."""
-        ascent_BS = self.pull(slope_BSP, judged.residual_BP + reading.practice_BP)
+        ascent_BS = self.pull(slope_BSP, judged.residual_BP + reading.practice_BP) + reading.write_BS
         if judged.aside_BS is not None:
             ascent_BS = ascent_BS + judged.aside_BS
         return self.moved(vector_BS, answer, ascent_BS, weights)
