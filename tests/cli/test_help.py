@@ -19,6 +19,7 @@ COMMANDS = [
     "hot",
     "train",
     "train knowledge-tracing",
+    "train adaptive",
     "models",
     "models push",
     "models list",
