@@ -154,7 +154,10 @@ def test_residual_is_minus_the_derivative_of_the_loss(kind: str) -> None:
     drawn = {"bernoulli": torch.rand(50), "categorical": torch.randint(4, (50,))}
     outcome_B = drawn[kind]
     (derived_BP,) = torch.autograd.grad(head.loss(output_BP, outcome_B).sum(), output_BP)
-    torch.testing.assert_close(head.residual(output_BP.detach(), outcome_B), -derived_BP, atol=1e-5, rtol=1e-5)
+    verdict = head.judge(output_BP.detach(), outcome_B)
+    torch.testing.assert_close(verdict.residual_BP, -derived_BP, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(verdict.loss_B, head.loss(output_BP.detach(), outcome_B))
+    torch.testing.assert_close(verdict.seen_BP, head.readout(output_BP.detach()))
 
 
 def test_gaussian_loss_is_minus_the_log_density_but_for_wild_outcomes() -> None:
@@ -175,7 +178,7 @@ def test_gaussian_residual_is_the_natural_gradient() -> None:
     (derived_BP,) = torch.autograd.grad(head.loss(output_BP, outcome_B).sum(), output_BP)
     inverse_BP = torch.stack(((2 * output_BP[:, 1]).exp(), torch.full((50,), 0.5)), dim=1).detach()
     torch.testing.assert_close(
-        head.residual(output_BP.detach(), outcome_B), -inverse_BP * derived_BP, atol=1e-4, rtol=1e-4
+        head.judge(output_BP.detach(), outcome_B).residual_BP, -inverse_BP * derived_BP, atol=1e-4, rtol=1e-4
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,46 +29,63 @@ LOG_STD_MAX = 7.0
 """Outcomes are to be of about unit size: a standard deviation below 1/1,000 of that, or above 1,000, is none."""
 
 
+class Verdict(NamedTuple):
+    """Outputs beside an outcome: what clients see [B, P], the loss [B], the residual [B, P]."""
+
+    seen_BP: Tensor
+    loss_B: Tensor
+    residual_BP: Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
-    """`width`: P. `loss` [B] and `residual` [B, P] of outputs [B, P] and outcomes; `readout` [B, P] is what clients
-    see. `is_natural`: the residual is not by the outputs themselves. `step_size`: where training begins."""
+    """`width`: P. `loss` [B] of outputs [B, P] and outcomes; `readout` [B, P] is what clients see; `judge` gives both
+    and the residual. `is_natural`: the residual is not by the outputs themselves. `step_size`: where training
+    begins."""
 
     width: int
     outcome: OutcomeSpec
     loss: Callable[[Tensor, Tensor], Tensor]
-    residual: Callable[[Tensor, Tensor], Tensor]
     readout: Callable[[Tensor], Tensor]
+    judge: Callable[[Tensor, Tensor], Verdict]
     is_natural: bool = False
     step_size: float = 1.0
 
 
 def bernoulli() -> Head:
     """Did it happen? One output, log-odds; clients see the probability."""
-    return Head(
-        width=1,
-        outcome=OutcomeSpec.bernoulli(),
-        loss=lambda output_BP, outcome_B: functional.binary_cross_entropy_with_logits(
-            output_BP.squeeze(1), outcome_B, reduction="none"
-        ),
-        residual=lambda output_BP, outcome_B: outcome_B.unsqueeze(1) - output_BP.sigmoid(),
-        readout=torch.sigmoid,
-    )
+    return Head(1, OutcomeSpec.bernoulli(), _bernoulli_loss, torch.sigmoid, _bernoulli_judge)
+
+
+def _bernoulli_loss(output_BP: Tensor, outcome_B: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(output_BP.squeeze(1), outcome_B, reduction="none")
+
+
+def _bernoulli_judge(output_BP: Tensor, outcome_B: Tensor) -> Verdict:
+    seen_BP = output_BP.sigmoid()
+    return Verdict(seen_BP, _bernoulli_loss(output_BP, outcome_B), outcome_B.unsqueeze(1) - seen_BP)
 
 
 def categorical(num_choices: int) -> Head:
     """Which of so many? An output each, log-odds; clients see probabilities."""
     if num_choices < 2:
         raise ValueError(f"a categorical head needs at least 2 choices, not {num_choices}")
-    return Head(
-        width=num_choices,
-        outcome=OutcomeSpec.choice(num_choices),
-        loss=lambda output_BP, outcome_B: functional.cross_entropy(output_BP, outcome_B, reduction="none"),
-        residual=lambda output_BP, outcome_B: (
-            functional.one_hot(outcome_B, output_BP.shape[1]).to(output_BP.dtype) - output_BP.softmax(1)
-        ),
-        readout=lambda output_BP: output_BP.softmax(1),
-    )
+    return Head(num_choices, OutcomeSpec.choice(num_choices), _categorical_loss, _categorical_seen, _categorical_judge)
+
+
+def _categorical_loss(output_BP: Tensor, outcome_B: Tensor) -> Tensor:
+    return functional.cross_entropy(output_BP, outcome_B, reduction="none")
+
+
+def _categorical_seen(output_BP: Tensor) -> Tensor:
+    return output_BP.softmax(1)
+
+
+def _categorical_judge(output_BP: Tensor, outcome_B: Tensor) -> Verdict:
+    log_seen_BP = output_BP.log_softmax(1)
+    seen_BP, outcome_B1 = log_seen_BP.exp(), outcome_B.unsqueeze(1)
+    residual_BP = (-seen_BP).scatter_add(1, outcome_B1, torch.ones_like(outcome_B1, dtype=seen_BP.dtype))
+    return Verdict(seen_BP, -log_seen_BP.gather(1, outcome_B1).squeeze(1), residual_BP)
 
 
 def gaussian() -> Head:
@@ -78,8 +96,8 @@ def gaussian() -> Head:
         width=2,
         outcome=OutcomeSpec.value(),
         loss=_gaussian_loss,
-        residual=_gaussian_residual,
         readout=_gaussian_seen,
+        judge=_gaussian_judge,
         is_natural=True,
         step_size=0.1,
     )
@@ -92,12 +110,14 @@ def _gaussian_loss(output_BP: Tensor, outcome_B: Tensor) -> Tensor:
     return within_B * (sigmas_B - 0.5 * within_B) + log_std_B + _HALF_LOG_TAU
 
 
-def _gaussian_residual(output_BP: Tensor, outcome_B: Tensor) -> Tensor:
+def _gaussian_judge(output_BP: Tensor, outcome_B: Tensor) -> Verdict:
     """The Fisher information of mean and log of the standard deviation is 1 / variance and 2. Wild outcomes say as much
     as those at SIGMAS_MAX, of either."""
-    std_B = _log_std(output_BP).exp()
-    within_B = ((outcome_B - output_BP[:, 0]) / std_B).clamp(-SIGMAS_MAX, SIGMAS_MAX)
-    return torch.stack((within_B * std_B, 0.5 * (within_B.square() - 1.0)), dim=1)
+    seen_BP = _gaussian_seen(output_BP)
+    mean_B, std_B = seen_BP.unbind(1)
+    within_B = ((outcome_B - mean_B) / std_B).clamp(-SIGMAS_MAX, SIGMAS_MAX)
+    residual_BP = torch.stack((within_B * std_B, 0.5 * (within_B.square() - 1.0)), dim=1)
+    return Verdict(seen_BP, _gaussian_loss(output_BP, outcome_B), residual_BP)
 
 
 def _gaussian_seen(output_BP: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from evercurrent.model import Batch, IdField, Model, ObservationSpec, OutcomeKind, Update
 from evercurrent.models.adaptive import clock
-from evercurrent.models.adaptive.heads import Head, head_of
+from evercurrent.models.adaptive.heads import Head, Verdict, head_of
 
 UNKNOWN = 0
 """The row of ids that training has never seen: the embedding zero."""
@@ -96,16 +96,6 @@ class Moment(NamedTuple):
 
     gap_B: Tensor
     clock_B2: Tensor
-
-
-class Judged(NamedTuple):
-    """Outputs beside an outcome: what was predicted, its loss, minus the loss's derivative by each output, and where
-    outputs that no reading gives would move the vector."""
-
-    prediction_BP: Tensor
-    loss_B: Tensor
-    residual_BP: Tensor
-    aside_BS: Tensor | None
 
 
 class Adaptive(Model):
@@ -241,7 +231,7 @@ class Adaptive(Model):
                 vector_BS, reading, answer, slope_BSP, self.judge(vector_BS, answer, batch.outcome), weights
             )
             return self._where_told(state_BD, self._row(moved_BS, moment), batch)
-        ascent_BS = self.pull(slope_BSP, reading.practice_BP) + reading.write_BS
+        ascent_BS = self.pull(slope_BSP, reading.practice_BP, reading.write_BS)
         downhill_BS = gradient_BD[:, : self.state_size]
         if moment is not None:
             downhill_BS = downhill_BS / kept(moment.gap_B, weights)
@@ -257,16 +247,19 @@ class Adaptive(Model):
         reading = self._read(batch, moment)
         answer = self.answer(vector_BS, reading, weights)
         slope_BSP = self.slope(answer, reading, weights)
-        judged = self.judge(vector_BS, answer, batch.outcome)
-        norm_B = self._norm(slope_BSP, judged, moment, weights)
-        moved_BS = self.step(vector_BS, reading, answer, slope_BSP, judged, weights)
-        row_BD, loss_B = self._row(moved_BS, moment), judged.loss_B
+        verdict, aside_BS = self.judge(vector_BS, answer, batch.outcome)
+        gradient_BS = self.pull(slope_BSP, verdict.residual_BP, aside_BS)
+        if moment is not None:
+            gradient_BS = gradient_BS * kept(moment.gap_B, weights)
+        norm_B = torch.linalg.vector_norm(gradient_BS, dim=1)
+        moved_BS = self.step(vector_BS, reading, answer, slope_BSP, (verdict, aside_BS), weights)
+        row_BD, loss_B = self._row(moved_BS, moment), verdict.loss_B
         if not batch.has_outcome_B.all():
             has_B = batch.has_outcome_B.to(state_BD.dtype)
             row_BD, loss_B, norm_B = self._where_told(state_BD, row_BD, batch), loss_B * has_B, norm_B * has_B
         return Update(
             state_BD=row_BD,
-            prediction_BP=self.head.readout(judged.prediction_BP),
+            prediction_BP=verdict.seen_BP,
             loss_B=loss_B,
             gradient_norm_B=norm_B,
         )
@@ -321,16 +314,18 @@ class Adaptive(Model):
         bent_BHP = bend_BH.unsqueeze(2) * weights.hidden_weight_HP
         return reading.direction_BSP + torch.matmul(weights.slope_weight_HS.t(), bent_BHP)
 
-    def pull(self, slope_BSP: Tensor, force_BP: Tensor) -> Tensor:
-        """Where forces on the outputs move the vector [B, S]."""
-        if self.head.width == 1:
-            return slope_BSP * force_BP
-        return torch.bmm(slope_BSP, force_BP.unsqueeze(2)).squeeze(2)
+    def pull(self, slope_BSP: Tensor, force_BP: Tensor, written_BS: Tensor | None = None) -> Tensor:
+        """Where forces on the outputs move the vector [B, S], and what is written to it besides."""
+        if self.head.width > 1:
+            force_BP1 = force_BP.unsqueeze(2)
+            if written_BS is None:
+                return torch.bmm(slope_BSP, force_BP1).squeeze(2)
+            return torch.baddbmm(written_BS.unsqueeze(2), slope_BSP, force_BP1).squeeze(2)
+        return slope_BSP * force_BP if written_BS is None else torch.addcmul(written_BS, slope_BSP, force_BP)
 
-    def judge(self, vector_BS: Tensor, answer: Answer, outcome: Tensor) -> Judged:
-        """Outputs beside what happened."""
-        output_BP = answer.output_BP
-        return Judged(output_BP, self.head.loss(output_BP, outcome), self.head.residual(output_BP, outcome), None)
+    def judge(self, vector_BS: Tensor, answer: Answer, outcome: Tensor) -> tuple[Verdict, Tensor | None]:
+        """Outputs beside what happened; and where outputs that no reading gives would move the vector [B, S]."""
+        return self.head.judge(answer.output_BP, outcome), None
 
     def fit_loss(self, vector_BS: Tensor, output_BP: Tensor, ids_BK: Tensor, outcome: Tensor) -> Tensor:
         """What training makes small [B]: the losses of outputs that vectors gave before the outcomes."""
@@ -349,13 +344,13 @@ class Adaptive(Model):
         reading: Reading,
         answer: Answer,
         slope_BSP: Tensor,
-        judged: Judged,
+        judged: tuple[Verdict, Tensor | None],
         weights: Weights,
     ) -> Tensor:
-        """The vectors after an event with an outcome."""
-        ascent_BS = self.pull(slope_BSP, judged.residual_BP + reading.practice_BP) + reading.write_BS
-        if judged.aside_BS is not None:
-            ascent_BS = ascent_BS + judged.aside_BS
+        """The vectors after an event with an outcome, which `judge` judged."""
+        verdict, aside_BS = judged
+        written_BS = reading.write_BS if aside_BS is None else reading.write_BS + aside_BS
+        ascent_BS = self.pull(slope_BSP, verdict.residual_BP + reading.practice_BP, written_BS)
         return self.moved(vector_BS, answer, ascent_BS, weights)
 
     @staticmethod
@@ -363,19 +358,6 @@ class Adaptive(Model):
         """Faded, and moved that way as far as the gates let it."""
         rested_BS = torch.lerp(vector_BS, weights.rest_S, weights.decay_S)
         return torch.addcmul(rested_BS, answer.gate_BS * weights.rate_S, ascent_BS)
-
-    def _norm(self, slope_BSP: Tensor, judged: Judged, moment: Moment | None, weights: Weights) -> Tensor:
-        norm_B: Tensor
-        if moment is None and self.head.width == 1 and judged.aside_BS is None:
-            norm_B = torch.linalg.vector_norm(slope_BSP, dim=1) * judged.residual_BP[:, 0].abs()
-            return norm_B
-        gradient_BS = self.pull(slope_BSP, judged.residual_BP)
-        if judged.aside_BS is not None:
-            gradient_BS = gradient_BS + judged.aside_BS
-        if moment is not None:
-            gradient_BS = gradient_BS * kept(moment.gap_B, weights)
-        norm_B = torch.linalg.vector_norm(gradient_BS, dim=1)
-        return norm_B
 
     def _read(self, batch: Batch, moment: Moment | None) -> Reading:
         return self.read(batch.ids_BK, batch.features_BF, None if moment is None else moment.gap_B)

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from evercurrent.model import Batch, OutcomeSpec
-from evercurrent.models.adaptive.heads import Head
-from evercurrent.models.adaptive.model import Adaptive, Answer, Judged, Reading, Weights
+from evercurrent.models.adaptive.heads import Head, Verdict
+from evercurrent.models.adaptive.model import Adaptive, Answer, Reading, Weights
 
 
-def _no_part(*_: Tensor) -> Tensor:
+def _no_part(*_: Tensor) -> Any:
     raise NotImplementedError("the ranking head needs the vector, not outputs alone: Ranking.judge and Ranking.loss")
 
 
@@ -58,7 +58,7 @@ class Ranking(Adaptive):
         self.unliked_weight = nn.Parameter(torch.tensor(0.3))
 
     def _head(self, kind: str, num_choices: int) -> Head:
-        return Head(1, OutcomeSpec.bernoulli(), _no_part, _no_part, torch.exp)
+        return Head(1, OutcomeSpec.bernoulli(), _no_part, torch.exp, _no_part)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
@@ -73,18 +73,15 @@ class Ranking(Adaptive):
     def score(self, prediction_BP: Tensor, batch: Batch) -> Tensor:
         return (batch.outcome - prediction_BP.squeeze(1)).abs()
 
-    def judge(self, vector_BS: Tensor, answer: Answer, outcome: Tensor) -> Judged:
+    def judge(self, vector_BS: Tensor, answer: Answer, outcome: Tensor) -> tuple[Verdict, Tensor | None]:
         output_BN = torch.cat((answer.output_BP, self._anchored(vector_BS)), dim=1)
         log_share_BN = functional.log_softmax(output_BN, dim=1)
         weight_B1 = self._weight(outcome).unsqueeze(1)
         share_BN = log_share_BN.exp()
-        prediction_B1 = log_share_BN[:, :1]
-        return Judged(
-            prediction_BP=prediction_B1,
-            loss_B=-(weight_B1 * prediction_B1).squeeze(1),
-            residual_BP=weight_B1 * (1.0 - share_BN[:, :1]),
-            aside_BS=-weight_B1 * (share_BN[:, 1:] @ self.anchor_NS),
-        )
+        seen_B1 = share_BN[:, :1]
+        loss_B = -(weight_B1 * log_share_BN[:, :1]).squeeze(1)
+        aside_BS = -weight_B1 * (share_BN[:, 1:] @ self.anchor_NS)
+        return Verdict(seen_B1, loss_B, weight_B1 * (1.0 - seen_B1)), aside_BS
 
     def catalogue(self, vector_BS: Tensor) -> Tensor:
         """Log-odds [B, I] of every item, UNKNOWN among them; softmax over them is what training fits."""
