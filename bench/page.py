@@ -161,8 +161,10 @@ def _gaps(axes: Axes, by_step: Mapping[str, Metrics]) -> bool:
 
 
 def _plain(axis: Axis) -> None:
-    """Numbers as they are said, on a logarithmic axis too: 1, 2 and 5 of each power of ten."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    """Numbers as they are said, on a logarithmic axis too: 1, 2 and 5 of each power of ten; of more than four powers,
+    these alone."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high > 1e4 * low else (1.0, 2.0, 5.0)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter("{x:,g}")
 

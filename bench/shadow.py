@@ -4,8 +4,8 @@ Four services of one worker take turns in short blocks of the same open Poisson 
 one: two without a shadow (what equal arms differ by), one with one shadow of all users, one with three.
 
 Then users of the SDK send under an open load to two workers on SQLite while a version goes live and is rolled back,
-again and again, at last one that takes ten times as long. The model's predictions and the store in the end, which has
-the states of both versions, show every update that is missing anywhere (`bench.accounts`).
+again and again, at last one that makes its step thirty times. The model's predictions and the store in the end, which
+has the states of both versions, show every update that is missing anywhere (`bench.accounts`).
 
 Last, bad versions (`bench.planted`) are promoted under the load of simulated learners, with the policy `auto`, which is
 to roll them back. The audit trail says how live and old version compared at that time.
@@ -257,10 +257,10 @@ def _swaps(options: Options, watch: Watch, sizes: Sizes, store: str, num_users: 
         Metric("swap_updates", num_updates, f"updates meanwhile, {num_users} users of the SDK, two workers"),
         Metric("promote_ms", max(swaps.promotes_ms), f"longest of {len(swaps.promotes_ms)}: change to all workers"),
         Metric("rollback_ms", max(swaps.rollbacks_ms), f"longest of {len(swaps.rollbacks_ms)}, likewise"),
-        Metric("slow_rollback_ms", swaps.slow_rollback_ms, "of the version that takes ten times as long"),
+        Metric("slow_rollback_ms", swaps.slow_rollback_ms, "of the version that makes its step thirty times"),
         Metric("prepare_ms", max(swaps.prepares_ms), "longest that the workers took to get ready before a promotion"),
         Metric("max_gap_ms", gaps_ns.max() / 1e6, f"longest of {len(gaps_ns):,} updates sent while versions change"),
-        Metric("slow_max_gap_ms", slow_gaps_ns.max() / 1e6, "likewise, to the version of ten times as long and back"),
+        Metric("slow_max_gap_ms", slow_gaps_ns.max() / 1e6, "likewise, to the version of thirty steps and back"),
         Metric("rollback_missed_events", swaps.missed, "events that the standby had missed before a rollback"),
         errors.metric("client_errors", "errors out of the SDK's observe or close, updates that it has refused"),
         Metric("lost", counts.lost, "updates that later replies, or either version's stored states, do not show"),
