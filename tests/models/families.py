@@ -14,13 +14,15 @@ SMALL: dict[str, Any] = {"state_size": 12, "embedding_size": 8}
 
 FAMILY: dict[str, Callable[[], Adaptive]] = {
     "knowledge-tracing": lambda: KnowledgeTracing(num_items=40, num_skills=7, hidden_size=5, **SMALL),
-    "bernoulli of features and time": lambda: Adaptive({}, ("a", "b", "c"), hidden_size=5, uses_time=True, **SMALL),
+    "bernoulli of features and time": lambda: Adaptive(
+        {}, ("a", "b", "c"), hidden_size=5, uses_time=True, writes=True, **SMALL
+    ),
     "categorical": lambda: Adaptive({"before": 9}, (), "categorical", 3, hidden_size=5, **SMALL),
     "gaussian of ids, features and time": lambda: Adaptive(
         {"place": 6}, ("a", "b"), "gaussian", hidden_size=4, uses_time=True, **SMALL
     ),
     "ranking": lambda: Ranking({"item": 30}, num_anchors=7, **SMALL),
-    "ranking with time": lambda: Ranking({"item": 30}, num_anchors=7, uses_time=True, **SMALL),
+    "ranking with time": lambda: Ranking({"item": 30}, num_anchors=7, uses_time=True, writes=True, **SMALL),
 }
 
 

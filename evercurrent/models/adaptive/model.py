@@ -3,7 +3,7 @@
 What is known before the outcome (ids, features, the time since the user's last event) is embedded, and a linear
 *reader* makes of the embedding the direction in which the user's vector counts, the offset of a small hidden layer, a
 bias, the gates of the step, and what the event does to the vector whatever its outcome: it *practises* the outputs, as
-if they were pushed, and *writes* a vector of its own. An output is
+if they were pushed, and, if the model `writes`, adds a vector of its own. An output is
 
     output = vector · direction + hidden_weight · sigmoid(vector @ hidden_columns + offset) + bias
 
@@ -18,7 +18,7 @@ user. `Model.update` computes the same by autograd, and a test holds the two tog
 a natural one.
 
 Letters: B users, K id fields, F features, P outputs, S floats of the vector, E embedding, H hidden units, G = H + S
-(hidden units and gates), R = S P + G + 2 P + S (all that is read from an embedding), D floats of a row.
+(hidden units and gates), R = S P + G + 2 P (all that is read from an embedding; and S, if it writes), D floats of a row.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Reading(NamedTuple):
     offset_BG: Tensor
     bias_BP: Tensor
     practice_BP: Tensor
-    write_BS: Tensor
+    write_BS: Tensor | None
 
 
 class Answer(NamedTuple):
@@ -115,6 +115,7 @@ class Adaptive(Model):
         embedding_size: int = 32,
         hidden_size: int = 16,
         uses_time: bool = False,
+        writes: bool = False,
     ) -> None:
         super().__init__()
         self.head = self._head(head, num_choices)
@@ -125,7 +126,7 @@ class Adaptive(Model):
         )
         self.prediction_width = self.head.width
         self.state_size, self.embedding_size, self.hidden_size = state_size, embedding_size, hidden_size
-        self.uses_time = uses_time
+        self.uses_time, self.writes = uses_time, writes
         self.state_shapes = {"vector": (state_size,)}
         if uses_time:
             self.state_shapes[clock.NAME] = (clock.WIDTH,)
@@ -139,6 +140,7 @@ class Adaptive(Model):
             "embedding_size": embedding_size,
             "hidden_size": hidden_size,
             "uses_time": uses_time,
+            "writes": writes,
         }
         width, num_features = self.head.width, len(features)
         # The last P columns of what is summed up are a bias of its own, so that one look-up brings both.
@@ -149,7 +151,7 @@ class Adaptive(Model):
         self.inner_bias_E = nn.Parameter(torch.zeros(embedding_size))
         self.outer_E = nn.Parameter(torch.zeros(embedding_size, self._columns))
         self.gap = nn.Parameter(torch.zeros(self._columns), requires_grad=uses_time)
-        self._widths = (state_size * width, hidden_size + state_size, width, width, state_size)
+        self._widths = (state_size * width, hidden_size + state_size, width, width, *([state_size] if writes else []))
         self._bias_at = self._widths[0] + self._widths[1]
         self.reader_weight_ER = nn.Parameter(torch.zeros(embedding_size, sum(self._widths)))
         self.reader_bias_R = nn.Parameter(torch.zeros(sum(self._widths)))
@@ -273,12 +275,12 @@ class Adaptive(Model):
             size = self.embedding_size
             parts_BR = torch.addmm(self.reader_bias_R, sum_BE[:, :size], self.reader_weight_ER)
             own_bias_BP = sum_BE[:, size:]
-        direction, offset_BG, bias_BP, practice_BP, write_BS = parts_BR.split_with_sizes(self._widths, 1)
+        direction, offset_BG, bias_BP, practice_BP, *written = parts_BR.split_with_sizes(self._widths, 1)
         if own_bias_BP is not None:
             bias_BP = bias_BP + own_bias_BP
         if self.head.width > 1:
             direction = direction.unflatten(1, (self.state_size, self.head.width))
-        return Reading(direction, offset_BG, bias_BP, practice_BP, write_BS)
+        return Reading(direction, offset_BG, bias_BP, practice_BP, written[0] if written else None)
 
     def weights(self) -> Weights:
         """As they are now."""
@@ -349,7 +351,9 @@ class Adaptive(Model):
     ) -> Tensor:
         """The vectors after an event with an outcome, which `judge` judged."""
         verdict, aside_BS = judged
-        written_BS = reading.write_BS if aside_BS is None else reading.write_BS + aside_BS
+        written_BS = reading.write_BS
+        if aside_BS is not None:
+            written_BS = aside_BS if written_BS is None else written_BS + aside_BS
         ascent_BS = self.pull(slope_BSP, verdict.residual_BP + reading.practice_BP, written_BS)
         return self.moved(vector_BS, answer, ascent_BS, weights)
 

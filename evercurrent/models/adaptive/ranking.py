@@ -42,6 +42,7 @@ class Ranking(Adaptive):
         state_size: int = 64,
         embedding_size: int = 64,
         uses_time: bool = False,
+        writes: bool = False,
     ) -> None:
         if len(ids) != 1:
             raise ValueError(f"a ranking model has one id field, the item, not {len(ids)}")
@@ -52,6 +53,7 @@ class Ranking(Adaptive):
             "state_size": state_size,
             "embedding_size": embedding_size,
             "uses_time": uses_time,
+            "writes": writes,
         }
         self.anchor_NS = nn.Parameter(torch.zeros(num_anchors, state_size))
         self.anchor_bias_N = nn.Parameter(torch.zeros(num_anchors))
