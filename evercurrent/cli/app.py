@@ -583,6 +583,7 @@ def train_adaptive(
     uses_time: Annotated[
         bool, typer.Option("--uses-time", help="Let states fade with the time between events.")
     ] = False,
+    writes: Annotated[bool, typer.Option("--writes", help="Let events add to states, whatever their outcome.")] = False,
     test_users: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="JSON with ids of users to test on and never train on.", show_default="none"),
@@ -607,7 +608,7 @@ def train_adaptive(
         order_unit_us=0 if order_unit is None else UNITS_US[order_unit],
         outcome_kind=OUTCOME_KINDS[head],
     )
-    shape = Shape(head.value, state_size, embedding_size, hidden_size, uses_time)
+    shape = Shape(head.value, state_size, embedding_size, hidden_size, uses_time, writes)
     train_family(data, out, test_users, columns, shape, seed, epochs)
 
 

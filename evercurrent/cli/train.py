@@ -48,6 +48,7 @@ class Shape:
     embedding_size: int
     hidden_size: int
     uses_time: bool
+    writes: bool
 
 
 def train_on_answers(data: Path, out: Path, test_users: Path | None, seed: int) -> None:
@@ -109,6 +110,7 @@ def _untrained(sizes: Mapping[str, int], log: EventLog, columns: Columns, shape:
         "state_size": shape.state_size,
         "embedding_size": shape.embedding_size,
         "uses_time": shape.uses_time,
+        "writes": shape.writes,
     }
     features = _features(log, columns)
     if shape.head == RANKING:

@@ -18,7 +18,8 @@ user. `Model.update` computes the same by autograd, and a test holds the two tog
 a natural one.
 
 Letters: B users, K id fields, F features, P outputs, S floats of the vector, E embedding, H hidden units, G = H + S
-(hidden units and gates), R = S P + G + 2 P (all that is read from an embedding; and S, if it writes), D floats of a row.
+(hidden units and gates), R = S P + G + 2 P (all that is read from an embedding; S more, if it writes), D floats of a
+row.
 """
 
 from __future__ import annotations
@@ -55,6 +56,16 @@ class Reading(NamedTuple):
     bias_BP: Tensor
     practice_BP: Tensor
     write_BS: Tensor | None
+
+    def at(self, place: int) -> Reading:
+        """Of many readings along a first dimension, one."""
+        write_BS = None if self.write_BS is None else self.write_BS[place]
+        return Reading(*(part[place] for part in self[:4]), write_BS)
+
+    def unflatten(self, shape: Sequence[int]) -> Reading:
+        """The readings of events that are laid out like this."""
+        write_BS = None if self.write_BS is None else self.write_BS.unflatten(0, shape)
+        return Reading(*(part.unflatten(0, shape) for part in self[:4]), write_BS)
 
 
 class Answer(NamedTuple):

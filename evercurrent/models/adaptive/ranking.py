@@ -46,7 +46,14 @@ class Ranking(Adaptive):
     ) -> None:
         if len(ids) != 1:
             raise ValueError(f"a ranking model has one id field, the item, not {len(ids)}")
-        super().__init__(ids, state_size=state_size, embedding_size=embedding_size, hidden_size=0, uses_time=uses_time)
+        super().__init__(
+            ids,
+            state_size=state_size,
+            embedding_size=embedding_size,
+            hidden_size=0,
+            uses_time=uses_time,
+            writes=writes,
+        )
         self._config = {
             "ids": dict(ids),
             "num_anchors": num_anchors,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from evercurrent.models.adaptive.model import Adaptive, Reading, faded
+from evercurrent.models.adaptive.model import Adaptive, faded
 
 
 class Window(NamedTuple):
@@ -37,11 +37,11 @@ def unroll(model: Adaptive, vector_BS: Tensor, window: Window) -> Unrolled:
     shape = window.is_event_TB.shape
     gap = window.gap_TB.flatten() if model.uses_time else None
     read = model.read(window.ids_TBK.flatten(0, 1), window.features_TBF.flatten(0, 1), gap)
-    parts = [None if part is None else part.unflatten(0, shape) for part in read]
+    readings = read.unflatten(shape)
     weights = model.weights()
     vectors, outputs = [], []
     for t in range(shape[0]):
-        reading = Reading(*(None if part is None else part[t] for part in parts))
+        reading = readings.at(t)
         now_BS = faded(vector_BS, window.gap_TB[t], weights) if model.uses_time else vector_BS
         answer = model.answer(now_BS, reading, weights)
         slope_BSP = model.slope(answer, reading, weights)
