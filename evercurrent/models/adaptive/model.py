@@ -25,7 +25,7 @@ row.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -59,13 +59,20 @@ class Reading(NamedTuple):
 
     def at(self, place: int) -> Reading:
         """Of many readings along a first dimension, one."""
-        write_BS = None if self.write_BS is None else self.write_BS[place]
-        return Reading(*(part[place] for part in self[:4]), write_BS)
+        return self._each(lambda part: part[place])
 
     def unflatten(self, shape: Sequence[int]) -> Reading:
         """The readings of events that are laid out like this."""
-        write_BS = None if self.write_BS is None else self.write_BS.unflatten(0, shape)
-        return Reading(*(part.unflatten(0, shape) for part in self[:4]), write_BS)
+        return self._each(lambda part: part.unflatten(0, shape))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Reading:
+        return Reading(
+            change(self.direction_BSP),
+            change(self.offset_BG),
+            change(self.bias_BP),
+            change(self.practice_BP),
+            None if self.write_BS is None else change(self.write_BS),
+        )
 
 
 class Answer(NamedTuple):
