@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evercurrent.cli.cluster import run_cluster
+from evercurrent.cli.errors import CommandError
 from evercurrent.model import Model
 from evercurrent.models.adaptive import LogError
 from evercurrent.models.loading import class_path, save_model
@@ -38,7 +39,8 @@ class Arguments:
 
 
 def run_example(name: str, about: str, data_help: str, run: Callable[[Arguments], None]) -> None:
-    """Reads the options and runs an example; a log that cannot be used ends it with a clear text and exit code 1."""
+    """Reads the options and runs an example; a log that cannot be used, or a service that fails, ends it with a clear
+    text and exit code 1."""
     parser = argparse.ArgumentParser(prog=f"python -m examples.{name}", description=about)
     parser.add_argument("--data", type=Path, metavar="FILE", help=f"{data_help} (default: simulated)")
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"gets the plot (default: runs/{name})")
@@ -49,7 +51,7 @@ def run_example(name: str, about: str, data_help: str, run: Callable[[Arguments]
     out.mkdir(parents=True, exist_ok=True)
     try:
         run(Arguments(given.data, out, given.seed, given.quick))
-    except LogError as error:
+    except (LogError, CommandError) as error:
         raise SystemExit(f"{name}: {error}") from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -125,7 +125,7 @@ class Adaptive(Model):
 
     def __init__(
         self,
-        ids: Mapping[str, int],
+        ids: Mapping[str, int] | Sequence[tuple[str, int]],
         features: Sequence[str] = (),
         head: str = "bernoulli",
         num_choices: int = 0,
@@ -138,7 +138,7 @@ class Adaptive(Model):
         super().__init__()
         self.head = self._head(head, num_choices)
         self.observation = ObservationSpec(
-            ids=tuple(IdField(name, size) for name, size in ids.items()),
+            ids=tuple(IdField(name, size) for name, size in dict(ids).items()),
             features=tuple(features),
             outcome=self.head.outcome,
         )
@@ -150,7 +150,7 @@ class Adaptive(Model):
             self.state_shapes[clock.NAME] = (clock.WIDTH,)
         self.learned = ("vector",)
         self._config: dict[str, object] = {
-            "ids": dict(ids),
+            "ids": list(dict(ids).items()),
             "features": list(features),
             "head": head,
             "num_choices": num_choices,
@@ -163,7 +163,7 @@ class Adaptive(Model):
         width, num_features = self.head.width, len(features)
         # The last P columns of what is summed up are a bias of its own, so that one look-up brings both.
         self._columns = embedding_size + width
-        self.tables = nn.ParameterList([torch.zeros(size, self._columns) for size in ids.values()])
+        self.tables = nn.ParameterList([torch.zeros(field.size, self._columns) for field in self.observation.ids])
         self.linear_F = nn.Parameter(torch.zeros(num_features, self._columns))
         self.inner_F = nn.Parameter(torch.zeros(num_features, embedding_size))
         self.inner_bias_E = nn.Parameter(torch.zeros(embedding_size))

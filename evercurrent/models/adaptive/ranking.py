@@ -12,7 +12,7 @@ Letters as in `model`; N anchors, I items.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -37,7 +37,7 @@ class Ranking(Adaptive):
 
     def __init__(
         self,
-        ids: Mapping[str, int],
+        ids: Mapping[str, int] | Sequence[tuple[str, int]],
         num_anchors: int = 64,
         state_size: int = 64,
         embedding_size: int = 64,
@@ -55,7 +55,7 @@ class Ranking(Adaptive):
             writes=writes,
         )
         self._config = {
-            "ids": dict(ids),
+            "ids": list(dict(ids).items()),
             "num_anchors": num_anchors,
             "state_size": state_size,
             "embedding_size": embedding_size,

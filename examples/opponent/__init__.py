@@ -1,0 +1,1 @@
+"""Game opponent: what will this player do next, and what beats it?"""
