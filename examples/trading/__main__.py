@@ -9,13 +9,13 @@ import numpy as np
 from evercurrent.cli.evaluate import Service, serve
 from evercurrent.models.adaptive import Adaptive, LogError, TrainerSettings, by_events_seen, replay, train
 from examples.common import Arguments, console, plot_seen, print_table, run_example, seen_bounds, serving
-from examples.trading.bars import BAR_TRADES, FEATURES, STRETCH_BARS, Bars, Scale, bars_of, log_of
-from examples.trading.scores import best_decay, log_scores, mean_with_error, moving_spread
+from examples.trading.bars import BAR_TRADES, FEATURES, STRETCH_BARS, Bars, Scale, bars_of, log_of, moving_spreads
+from examples.trading.scores import best_decay, log_scores, mean_with_error
 from examples.trading.ticks import Ticks, autocorrelation, read_ticks, simulate
 
 ABOUT = "Predicts the distribution of the next return on ticks, and scores it. No claim of profit."
 SETTINGS = TrainerSettings(
-    batch_users=16, epochs_max=25, patience_epochs=4, learning_rate=2e-3, validation_fraction=0.2
+    batch_users=4, epochs_max=60, patience_epochs=8, learning_rate=1e-3, validation_fraction=0.2, weight_decay=0.01
 )
 TEST_FRACTION = 0.3
 
@@ -34,13 +34,14 @@ def main(arguments: Arguments) -> None:
         instruments = [read_ticks(arguments.data)]
     earlier, later = zip(*(_cut(bars_of(ticks)) for ticks in instruments), strict=True)
     scale = Scale.of(earlier)
-    training, testing = log_of(earlier, scale), log_of(later, scale)
+    training, testing = log_of(earlier, scale, STRETCH_BARS), log_of(later, scale)
     settings = TrainerSettings(epochs_max=2, batch_users=16) if arguments.quick else SETTINGS
     model = train(untrained, training, arguments.out, seed=arguments.seed, settings=settings, console=console).model
     with serving(model) as address:
         served_NP, _ = asyncio.run(serve(Service(address), testing, 2, console))
     still_NP = replay(model, testing, night_events=1 << 30).batch_NP
-    moving_N, outcome_N = moving_spread(testing, best_decay(training)), testing.outcome_N
+    outcome_N = testing.outcome_N
+    moving_N = moving_spreads(later, scale, best_decay(earlier, scale, training.outcome_N))
     scores = {
         "as served": log_scores(outcome_N, served_NP[:, 0], served_NP[:, 1]),
         "a state that never learns": log_scores(outcome_N, still_NP[:, 0], still_NP[:, 1]),
@@ -55,7 +56,7 @@ def main(arguments: Arguments) -> None:
     caption = f"{len(testing):,} bars of {BAR_TRADES} trades, later than all that was trained on"
     print_table("Log score of the next return, nats a bar", ("", "score", "gain", "± error"), rows, caption)
     _tell_worth(instruments, scale, served_NP, outcome_N)
-    bounds = seen_bounds(STRETCH_BARS, 5)
+    bounds = seen_bounds(max(user.size for user in places), 20)
     gains = {
         name: by_events_seen(testing, score_N - scores["moving average of squares"], bounds)
         for name, score_N in scores.items()

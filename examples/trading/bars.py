@@ -18,9 +18,9 @@ from examples.trading.ticks import Reals, Ticks
 
 BAR_TRADES = 100
 STRETCH_BARS = 400
-"""Bars of a stretch: a user, who begins knowing nothing."""
-WINDOWS = (5, 20, 80)
-FEATURES = ("last", "before", *(f"spread_{bars}" for bars in WINDOWS), "pace", "volume")
+"""Bars of a stretch to train on."""
+DECAYS = (0.8, 0.94, 0.985)
+FEATURES = ("last", "before", *(f"spread_{decay}" for decay in DECAYS), "pace", "volume")
 SPREAD_LEAST = 0.05
 
 
@@ -75,24 +75,37 @@ def known(bars: Bars, scale: Scale) -> npt.NDArray[np.float32]:
     """What is known at the end of each bar [T, F], from it and those before alone."""
     return_T = bars.return_T / scale.spread
     columns = [np.tanh(return_T / 3), np.tanh(np.concatenate(([0.0], return_T[:-1])) / 3)]
-    squares = np.concatenate(([0.0], np.cumsum(return_T**2)))
-    for window in WINDOWS:
-        begin_T = np.maximum(np.arange(return_T.size) + 1 - window, 0)
-        mean_T = (squares[1:] - squares[begin_T]) / (np.arange(return_T.size) + 1 - begin_T)
-        columns.append(np.log(np.sqrt(mean_T) + SPREAD_LEAST))
+    columns += [np.log(moving_spread(return_T, decay) + SPREAD_LEAST) for decay in DECAYS]
     columns.append(np.log1p(bars.lasted_ms_T / scale.lasted_ms) - np.log(2))
     columns.append(np.log1p(bars.volume_T / scale.volume) - np.log(2))
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def log_of(all_bars: Sequence[Bars], scale: Scale) -> EventLog:
-    """The bars as stretches of STRETCH_BARS, each a user of its own. Features are of all bars up to an event's, the
-    outcome is the return of the bar after it, in typical spreads."""
+def moving_spread(return_T: Reals, decay: float) -> Reals:
+    """The standard deviation [T] that an exponentially weighted mean of squared returns, up to each one, gives; it
+    begins at 1, a typical one (RiskMetrics 1996)."""
+    variance_T, variance = np.empty(return_T.size), 1.0
+    for t, square in enumerate((return_T**2).tolist()):
+        variance = decay * variance + (1 - decay) * square
+        variance_T[t] = variance
+    return np.sqrt(variance_T)
+
+
+def moving_spreads(all_bars: Sequence[Bars], scale: Scale, decay: float) -> Reals:
+    """The same for each event [N] of a log of these bars: what was known before its outcome."""
+    return np.concatenate([moving_spread(bars.return_T / scale.spread, decay)[:-1] for bars in all_bars])
+
+
+def log_of(all_bars: Sequence[Bars], scale: Scale, stretch_bars: int | None = None) -> EventLog:
+    """Bars as events. Features are of all bars up to an event's, the outcome is the return of the bar after it, in
+    typical spreads. An instrument is a user; with `stretch_bars` each stretch of so many is one, who begins knowing
+    nothing: more users to learn from."""
     parts = []
     for bars in all_bars:
         features_TF, outcome_T = known(bars, scale)[:-1], bars.return_T[1:] / scale.spread
-        for begin in range(0, outcome_T.size, STRETCH_BARS):
-            end = min(begin + STRETCH_BARS, outcome_T.size)
+        step = stretch_bars or outcome_T.size
+        for begin in range(0, outcome_T.size, step):
+            end = min(begin + step, outcome_T.size)
             parts.append((features_TF[begin:end], outcome_T[begin:end], bars.time_ms_T[begin:end]))
     lengths = [outcome.size for _, outcome, _ in parts]
     return EventLog(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from evercurrent.models.adaptive import EventLog
+from examples.trading.bars import Bars, Scale, moving_spreads
 from examples.trading.ticks import Reals
 
 DECAYS = (0.8, 0.9, 0.94, 0.97, 0.985, 0.99, 0.995)
@@ -27,21 +27,9 @@ def log_scores(outcome_N: npt.ArrayLike, mean_N: npt.ArrayLike, std_N: npt.Array
     return scores
 
 
-def moving_spread(log: EventLog, decay: float) -> Reals:
-    """The standard deviation [N] that an exponentially weighted mean of squared outcomes before each event gives; every
-    user begins at 1, a typical one (RiskMetrics 1996)."""
-    std_N = np.empty(len(log))
-    for places in log.by_user():
-        variance = 1.0
-        for place in places.tolist():
-            std_N[place] = math.sqrt(variance)
-            variance = decay * variance + (1 - decay) * float(log.outcome_N[place]) ** 2
-    return std_N
-
-
-def best_decay(log: EventLog) -> float:
-    """The one of DECAYS that scores best on a log."""
-    return max(DECAYS, key=lambda decay: log_scores(log.outcome_N, 0.0, moving_spread(log, decay)).mean())
+def best_decay(bars: Sequence[Bars], scale: Scale, outcome_N: npt.ArrayLike) -> float:
+    """The one of DECAYS whose moving average scores best on the events of these bars."""
+    return max(DECAYS, key=lambda decay: log_scores(outcome_N, 0.0, moving_spreads(bars, scale, decay)).mean())
 
 
 def mean_with_error(value_N: Reals, seed: int, places: Sequence[npt.NDArray[np.int64]]) -> tuple[float, float]:

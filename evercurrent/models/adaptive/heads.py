@@ -23,8 +23,9 @@ from evercurrent.model import OutcomeSpec
 
 _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 SIGMAS_MAX = 4.0
-"""Beyond so many standard deviations a Gaussian's loss goes on as a line (Huber), so that one wild outcome moves a
-state no more than another."""
+"""An outcome so many standard deviations away moves a state no further than one at this distance."""
+LOSS_SIGMAS_MAX = 8.0
+"""Beyond so many a Gaussian's loss goes on as a line (Huber): training is not about the wildest outcome alone."""
 LOG_STD_MAX = 7.0
 """Outcomes are to be of about unit size: a standard deviation below 1/1,000 of that, or above 1,000, is none."""
 
@@ -91,7 +92,7 @@ def _categorical_judge(output_BP: Tensor, outcome_B: Tensor) -> Verdict:
 def gaussian() -> Head:
     """How much? Two outputs, the mean and the log of the standard deviation; clients see mean and standard deviation.
 
-    The loss is minus the log of the density, nats, with tails like a Laplace's from SIGMAS_MAX on."""
+    The loss is minus the log of the density, nats, with tails like a Laplace's from LOSS_SIGMAS_MAX on."""
     return Head(
         width=2,
         outcome=OutcomeSpec.value(),
@@ -106,7 +107,7 @@ def gaussian() -> Head:
 def _gaussian_loss(output_BP: Tensor, outcome_B: Tensor) -> Tensor:
     mean_B, log_std_B = output_BP[:, 0], _log_std(output_BP)
     sigmas_B = (outcome_B - mean_B) * (-log_std_B).exp()
-    within_B = sigmas_B.clamp(-SIGMAS_MAX, SIGMAS_MAX)
+    within_B = sigmas_B.clamp(-LOSS_SIGMAS_MAX, LOSS_SIGMAS_MAX)
     return within_B * (sigmas_B - 0.5 * within_B) + log_std_B + _HALF_LOG_TAU
 
 

@@ -1,0 +1,15 @@
+"""Adaptive learning: a whole run, and pupils who are asked what is within their reach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.examples.running import row_of, run_quick
+
+
+def test_a_whole_run(tmp_path: Path) -> None:
+    printed = run_quick("adaptive_learning", tmp_path)
+    served, nightly = row_of(printed, "as served"), row_of(printed, "state of last night")
+    assert float(served[1]) > float(nightly[1]) > 0.5
+    right = [float(row_of(printed, name)[1]) for name in ("at random", "within reach")]
+    assert abs(right[1] - 0.7) < abs(right[0] - 0.7)
