@@ -105,28 +105,31 @@ def gaussian() -> Head:
 
 
 def _gaussian_loss(output_BP: Tensor, outcome_B: Tensor) -> Tensor:
-    mean_B, log_std_B = output_BP[:, 0], _log_std(output_BP)
-    sigmas_B = (outcome_B - mean_B) * (-log_std_B).exp()
+    mean_B, log_std_B = output_BP.unbind(1)
+    log_std_B = log_std_B.clamp(-LOG_STD_MAX, LOG_STD_MAX)
+    return _minus_log_density((outcome_B - mean_B) / log_std_B.exp(), log_std_B)
+
+
+def _minus_log_density(sigmas_B: Tensor, log_std_B: Tensor) -> Tensor:
     within_B = sigmas_B.clamp(-LOSS_SIGMAS_MAX, LOSS_SIGMAS_MAX)
-    return within_B * (sigmas_B - 0.5 * within_B) + log_std_B + _HALF_LOG_TAU
+    return within_B * (sigmas_B - 0.5 * within_B) + (log_std_B + _HALF_LOG_TAU)
 
 
 def _gaussian_judge(output_BP: Tensor, outcome_B: Tensor) -> Verdict:
     """The Fisher information of mean and log of the standard deviation is 1 / variance and 2. Wild outcomes say as much
     as those at SIGMAS_MAX, of either."""
-    seen_BP = _gaussian_seen(output_BP)
-    mean_B, std_B = seen_BP.unbind(1)
-    within_B = ((outcome_B - mean_B) / std_B).clamp(-SIGMAS_MAX, SIGMAS_MAX)
-    residual_BP = torch.stack((within_B * std_B, 0.5 * (within_B.square() - 1.0)), dim=1)
-    return Verdict(seen_BP, _gaussian_loss(output_BP, outcome_B), residual_BP)
+    mean_B, log_std_B = output_BP.unbind(1)
+    log_std_B = log_std_B.clamp(-LOG_STD_MAX, LOG_STD_MAX)
+    std_B = log_std_B.exp()
+    sigmas_B = (outcome_B - mean_B) / std_B
+    within_B = sigmas_B.clamp(-SIGMAS_MAX, SIGMAS_MAX)
+    residual_BP = torch.stack((within_B * std_B, 0.5 * within_B.square() - 0.5), dim=1)
+    return Verdict(torch.stack((mean_B, std_B), dim=1), _minus_log_density(sigmas_B, log_std_B), residual_BP)
 
 
 def _gaussian_seen(output_BP: Tensor) -> Tensor:
-    return torch.stack((output_BP[:, 0], _log_std(output_BP).exp()), dim=1)
-
-
-def _log_std(output_BP: Tensor) -> Tensor:
-    return output_BP[:, 1].clamp(-LOG_STD_MAX, LOG_STD_MAX)
+    mean_B, log_std_B = output_BP.unbind(1)
+    return torch.stack((mean_B, log_std_B.clamp(-LOG_STD_MAX, LOG_STD_MAX).exp()), dim=1)
 
 
 def head_of(kind: str, num_choices: int = 0) -> Head:
