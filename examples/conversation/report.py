@@ -1,0 +1,114 @@
+"""What came of conversations: how many thumbs went up, and when; one exchange, turn by turn.
+
+Letters as in `simulator`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from examples.common import console, plot_seen, print_table, seen_bounds
+from examples.conversation.live import Replies
+from examples.conversation.simulator import KINDS, STYLES, Bools, Conversations, Floats, Ints
+
+FIRST_TURNS, AFTER_JUMP_TURNS, EXCHANGE_TURNS_MAX = 5, 10, 6
+
+
+def tell_thumbs(conversations: Conversations, chosen: Mapping[str, Ints]) -> None:
+    """A table: the share of thumbs up by who chose, and when."""
+    when = {
+        "all turns": np.ones(conversations.kind_TU.shape, np.bool_),
+        f"first {FIRST_TURNS}": seen_TU(conversations) < FIRST_TURNS,
+        "last third": seen_TU(conversations) >= 2 * conversations.num_turns // 3,
+        f"{AFTER_JUMP_TURNS} after a jump": after_jump_TU(conversations),
+    }
+    rows = [
+        (name, *(f"{share_up(conversations.thumbs(chosen_TU), at_TU):.3f}" for at_TU in when.values()))
+        for name, chosen_TU in chosen.items()
+    ]
+    caption = (
+        f"{conversations.num_users} users never trained on, {conversations.num_turns} turns each, the same for all; "
+        f"taste jumped {conversations.jumps_TU.sum()} times"
+    )
+    print_table("Thumbs up", ("reply chosen by", *when), rows, caption)
+
+
+def plot_thumbs(conversations: Conversations, chosen: Mapping[str, Ints], path: Path) -> None:
+    """Writes the share of thumbs up against turns seen."""
+    bounds = seen_bounds(conversations.num_turns, FIRST_TURNS)
+    curves = {}
+    for name, chosen_TU in chosen.items():
+        thumb_TU = conversations.thumbs(chosen_TU)
+        curves[name] = [float(thumb_TU[low:high].mean()) for low, high in pairwise(bounds)]
+    plot_seen(bounds, curves, path, "Every thumb counts from the next turn on", "thumbs up", "turns of the user before")
+
+
+def tell_exchange(conversations: Conversations, replies: Replies) -> None:
+    """How often a thumb down changed the choice at once, and one such exchange."""
+    down_TU = replies.again_TU >= 0
+    changed_TU = down_TU & (replies.again_TU != replies.chosen_TU)
+    console.print(f"Asked the same again right after a thumb down, it chose otherwise {changed_TU.sum() / down_TU.sum():.0%} of times")
+    found = find_exchange(conversations, replies)
+    if found is None:
+        return
+    user, first, last = found
+    rows = []
+    for turn in range(first, last + 1):
+        chosen, again = replies.chosen_TU[turn, user], replies.again_TU[turn, user]
+        style_C = [STYLES[style] for style in conversations.style_TUC[turn, user]]
+        rows.append(
+            (
+                f"{turn + 1}",
+                KINDS[conversations.kind_TU[turn, user]],
+                f"{style_C[chosen]} {replies.expected_TU[turn, user]:.2f}",
+                "down" if again >= 0 else "up",
+                f"{style_C[again]} {replies.expected_again_TU[turn, user]:.2f}" if again >= 0 else "",
+            )
+        )
+    print_table(
+        f"From the conversation with user {user}",
+        ("turn", "message", "reply, chance", "thumb", "the same again"),
+        rows,
+    )
+
+
+def find_exchange(conversations: Conversations, replies: Replies) -> tuple[int, int, int] | None:
+    """The user and the turns, first to last, of an exchange that is soon told: a thumb down makes another style the
+    first choice; at the next message of that kind it is given, and gets a thumb up."""
+    thumb_TU = conversations.thumbs(replies.chosen_TU)
+    style_TU = _style(conversations, replies.chosen_TU)
+    again_TU = _style(conversations, np.maximum(replies.again_TU, 0))
+    for turn, user in np.argwhere((replies.again_TU >= 0) & (again_TU != style_TU)).tolist():
+        later = np.flatnonzero(conversations.kind_TU[turn + 1 :, user] == conversations.kind_TU[turn, user])
+        if later.size and later[0] + 2 <= EXCHANGE_TURNS_MAX:
+            last = turn + 1 + int(later[0])
+            if thumb_TU[last, user] and style_TU[last, user] == again_TU[turn, user]:
+                return user, turn, last
+    return None
+
+
+def share_up(thumb_TU: Floats, at_TU: Bools) -> float:
+    """Of the thumbs at some turns; NaN where there are none."""
+    return float(thumb_TU[at_TU].mean()) if at_TU.any() else float("nan")
+
+
+def seen_TU(conversations: Conversations) -> Ints:
+    """How many turns of the user came before [T, U]."""
+    return np.broadcast_to(np.arange(conversations.num_turns)[:, None], conversations.kind_TU.shape)
+
+
+def after_jump_TU(conversations: Conversations) -> Bools:
+    """The turns at a jump of taste and soon after."""
+    after_TU = conversations.jumps_TU.copy()
+    for back in range(1, AFTER_JUMP_TURNS):
+        after_TU[back:] |= conversations.jumps_TU[:-back]
+    return after_TU
+
+
+def _style(conversations: Conversations, chosen_TU: Ints) -> Ints:
+    style_TU: Ints = np.take_along_axis(conversations.style_TUC, chosen_TU[..., None], axis=2)[..., 0]
+    return style_TU
