@@ -18,11 +18,12 @@ from examples.conversation.simulator import Conversations, World, simulate
 
 ABOUT = "Chooses replies by each user's thumbs."
 WORLD_SEED = 2
+SERVED, NIGHTLY = "as served", "state of last night"
 
 
 def main(arguments: Arguments) -> None:
     """Trains on a log, serves what unseen users said, talks with simulated ones."""
-    num_users, num_turns = (120, 40) if arguments.quick else (1_000, 100)
+    num_users, num_turns = (120, 40) if arguments.quick else (1_500, 100)
     world, rng = World.draw(WORLD_SEED), np.random.default_rng(arguments.seed)
     if arguments.data is None:
         log = log_at_random(simulate(world, rng, num_users, num_turns), rng)
@@ -30,7 +31,7 @@ def main(arguments: Arguments) -> None:
         log = read_log(arguments.data)
     training, testing = split_users(log, seed=arguments.seed)
     labels = {log.users[user] for user in testing.active_users.tolist()}
-    settings = TrainerSettings(epochs_max=3 if arguments.quick else 12, batch_users=32, learning_rate=4e-3)
+    settings = TrainerSettings(epochs_max=3 if arguments.quick else 10, batch_users=32, learning_rate=6e-3)
     make = partial(Adaptive, features=[f"feature_{at}" for at in range(log.features_NF.shape[1])])
     model = train(
         make, log, arguments.out, seed=arguments.seed, test_users=labels, settings=settings, console=console
@@ -48,16 +49,16 @@ def _talk(address: str, conversations: Conversations, rng: np.random.Generator, 
     replies = {
         name: asyncio.run(converse(address, conversations, f"{name}-{arguments.seed}", learn_after))
         for name, learn_after in (
-            ("the model, as served", AT_ONCE),
-            ("its state of last night", AT_NIGHT),
-            ("its initial state", NEVER),
+            (SERVED, AT_ONCE),
+            (NIGHTLY, AT_NIGHT),
+            ("initial state", NEVER),
         )
     }
     chosen = {name: each.chosen_TU for name, each in replies.items()}
     chosen["chance"] = rng.integers(conversations.chance_TUC.shape[2], size=conversations.kind_TU.shape)
-    chosen["who knows the taste"] = conversations.chance_TUC.argmax(axis=2)
+    chosen["taste known"] = conversations.chance_TUC.argmax(axis=2)
     tell_thumbs(conversations, chosen)
-    tell_exchange(conversations, replies["the model, as served"])
+    tell_exchange(conversations, replies[SERVED])
     plot_thumbs(conversations, chosen, arguments.out / "seen.png")
 
 
@@ -66,8 +67,8 @@ def _tell_predictions(stream: EventLog, served_N: np.ndarray, nightly_N: np.ndar
     rows = [
         (name, f"{auc(outcome_N, each):.4f}", f"{log_loss(outcome_N, each):.4f}")
         for name, each in (
-            ("as served", served_N),
-            ("state of last night", nightly_N),
+            (SERVED, served_N),
+            (NIGHTLY, nightly_N),
             ("the mean of all", np.full(len(stream), mean)),
         )
     ]

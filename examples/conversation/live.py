@@ -1,12 +1,13 @@
 """Conversations through the service, all users' side by side: a message comes, the reply is given that is ranked first,
 the user gives a thumb, the model learns.
 
-Letters as in `simulator`.
+Letters as in `simulator`; F numbers of a message and a reply.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -20,13 +21,11 @@ from examples.conversation.simulator import Conversations, Floats, Ints
 AT_ONCE, AT_NIGHT, NEVER = 1, NIGHT_EVENTS, 1_000_000
 """How many thumbs of a user are kept back before all of them are learned from."""
 
-Candidates = list[dict[str, list[float]]]
-
 
 @dataclass(frozen=True, slots=True)
 class Replies:
     """What was chosen of the candidates, and how likely it seemed to get a thumb up. `again`: the same, had the same
-    message come once more right after the user's thumb; told of thumbs down that were learned from at once."""
+    message come once more right after a thumb down that was learned from at once; -1 at other turns."""
 
     chosen_TU: Ints
     expected_TU: Floats
@@ -35,7 +34,7 @@ class Replies:
 
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> Self:
-        """To be filled in turn by turn; -1: none was chosen."""
+        """To be filled in turn by turn."""
         chosen_TU, expected_TU = np.full(shape, -1, np.int64), np.zeros(shape, np.float32)
         return cls(chosen_TU, expected_TU, chosen_TU.copy(), expected_TU.copy())
 
@@ -56,21 +55,21 @@ async def _talk(
     kept_back = []
     async with client.session(user_id) as session:
         for turn in range(conversations.num_turns):
-            candidates = conversations.candidates(turn, user)
-            chosen, replies.expected_TU[turn, user] = await first_choice(session, candidates)
+            features_CF = conversations.features(turn, user)
+            chosen, replies.expected_TU[turn, user] = await first_choice(session, features_CF)
             replies.chosen_TU[turn, user] = chosen
             thumb = conversations.thumb(turn, user, chosen)
-            kept_back.append((candidates[chosen], thumb))
+            kept_back.append((features_CF[chosen], thumb))
             if len(kept_back) == learn_after:
-                for candidate, outcome in kept_back:
-                    (await session.observe(**candidate, outcome=outcome)).raise_for_rejection()
+                for features_F, outcome in kept_back:
+                    (await session.observe(features=features_F, outcome=outcome)).raise_for_rejection()
                 kept_back.clear()
             if learn_after == AT_ONCE and not thumb:
-                again, replies.expected_again_TU[turn, user] = await first_choice(session, candidates)
+                again, replies.expected_again_TU[turn, user] = await first_choice(session, features_CF)
                 replies.again_TU[turn, user] = again
 
 
-async def first_choice(session: Session, candidates: Candidates) -> tuple[int, float]:
+async def first_choice(session: Session, features_CF: Sequence[Sequence[float]]) -> tuple[int, float]:
     """The reply that is ranked first, and how likely it seems to get a thumb up."""
-    best, *_ = await session.rank(candidates)
+    best, *_ = await session.rank([{"features": features_F} for features_F in features_CF])
     return best.index, best.score

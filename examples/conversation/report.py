@@ -1,6 +1,6 @@
-"""What came of conversations: how many thumbs went up, and when; one exchange, turn by turn.
+"""What came of conversations, told: how many thumbs went up, and when; one exchange, turn by turn.
 
-Letters as in `simulator`.
+Letters as in `simulator`; N turns of any users.
 """
 
 from __future__ import annotations
@@ -50,45 +50,45 @@ def plot_thumbs(conversations: Conversations, chosen: Mapping[str, Ints], path: 
 def tell_exchange(conversations: Conversations, replies: Replies) -> None:
     """How often a thumb down changed the choice at once, and one such exchange."""
     down_TU = replies.again_TU >= 0
-    changed_TU = down_TU & (replies.again_TU != replies.chosen_TU)
-    console.print(f"Asked the same again right after a thumb down, it chose otherwise {changed_TU.sum() / down_TU.sum():.0%} of times")
+    share = (replies.again_TU != replies.chosen_TU)[down_TU].mean()
+    console.print(f"Asked the same again right after a thumb down, the model chose otherwise {share:.0%} of the time.")
     found = find_exchange(conversations, replies)
     if found is None:
         return
     user, first, last = found
-    rows = []
-    for turn in range(first, last + 1):
-        chosen, again = replies.chosen_TU[turn, user], replies.again_TU[turn, user]
-        style_C = [STYLES[style] for style in conversations.style_TUC[turn, user]]
-        rows.append(
-            (
-                f"{turn + 1}",
-                KINDS[conversations.kind_TU[turn, user]],
-                f"{style_C[chosen]} {replies.expected_TU[turn, user]:.2f}",
-                "down" if again >= 0 else "up",
-                f"{style_C[again]} {replies.expected_again_TU[turn, user]:.2f}" if again >= 0 else "",
-            )
-        )
-    print_table(
-        f"From the conversation with user {user}",
-        ("turn", "message", "reply, chance", "thumb", "the same again"),
-        rows,
-    )
+    rows = [_told(conversations, replies, turn, user) for turn in range(first, last + 1)]
+    jumps_T = np.flatnonzero(conversations.jumps_TU[: first + 1, user])
+    caption = f"user {user}; taste jumped at turn {jumps_T[-1]}" if jumps_T.size else f"user {user}"
+    print_table("An exchange", ("turn", "message", "reply, chance", "thumb", "asked again, chance"), rows, caption)
 
 
 def find_exchange(conversations: Conversations, replies: Replies) -> tuple[int, int, int] | None:
-    """The user and the turns, first to last, of an exchange that is soon told: a thumb down makes another style the
-    first choice; at the next message of that kind it is given, and gets a thumb up."""
+    """The user and the turns, first to last, of an exchange that is soon told, if possible soon after a jump: a thumb
+    down makes another style the first choice; at the next message of that kind it is given, and gets a thumb up."""
     thumb_TU = conversations.thumbs(replies.chosen_TU)
     style_TU = _style(conversations, replies.chosen_TU)
     again_TU = _style(conversations, np.maximum(replies.again_TU, 0))
-    for turn, user in np.argwhere((replies.again_TU >= 0) & (again_TU != style_TU)).tolist():
-        later = np.flatnonzero(conversations.kind_TU[turn + 1 :, user] == conversations.kind_TU[turn, user])
-        if later.size and later[0] + 2 <= EXCHANGE_TURNS_MAX:
-            last = turn + 1 + int(later[0])
-            if thumb_TU[last, user] and style_TU[last, user] == again_TU[turn, user]:
-                return user, turn, last
+    turn_N, user_N = np.nonzero((replies.again_TU >= 0) & (again_TU != style_TU))
+    for place in np.argsort(~after_jump_TU(conversations)[turn_N, user_N], kind="stable"):
+        turn, user = int(turn_N[place]), int(user_N[place])
+        kind_T = conversations.kind_TU[turn : turn + EXCHANGE_TURNS_MAX, user]
+        last = turn + 1 + int(np.argmax(kind_T[1:] == kind_T[0])) if (kind_T[1:] == kind_T[0]).any() else turn
+        if last > turn and thumb_TU[last, user] and style_TU[last, user] == again_TU[turn, user]:
+            return user, turn, last
     return None
+
+
+def _told(conversations: Conversations, replies: Replies, turn: int, user: int) -> tuple[str, ...]:
+    """A turn as a row of a table."""
+    chosen, again = replies.chosen_TU[turn, user], replies.again_TU[turn, user]
+    style_C = [STYLES[style] for style in conversations.style_TUC[turn, user]]
+    return (
+        f"{turn}",
+        KINDS[conversations.kind_TU[turn, user]],
+        f"{style_C[chosen]} {replies.expected_TU[turn, user]:.2f}",
+        "up" if conversations.thumb(turn, user, chosen) else "down",
+        f"{style_C[again]} {replies.expected_again_TU[turn, user]:.2f}" if again >= 0 else "",
+    )
 
 
 def share_up(thumb_TU: Floats, at_TU: Bools) -> float:

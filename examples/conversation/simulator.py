@@ -1,9 +1,9 @@
 """Simulated users who are talked with: what they like, how that changes, what they say.
 
-Messages are of some kinds, replies of some styles; an embedding is its kind's or style's own, blurred. What a user likes
-depends on the kind of message: in part as everyone, in part as the person, in part as nobody else and only for this
+Messages are of some kinds, replies of some styles; an embedding is that of its kind or style, blurred. What a user
+likes is in part what everyone likes, in part the user's own, and of this some holds for any message and some for one
 kind. The user's own part drifts slowly, and now and then it jumps: all of it is drawn anew. Some thumbs go the wrong
-way. Messages, candidates, tastes and luck do not depend on what is replied, so that policies meet the same users.
+way. Messages, candidates, tastes and luck do not depend on what is replied, so that all policies meet the same users.
 
 Everything is drawn from seeded generators. The users are made up: figures on them say that the system works, nothing
 about people.
@@ -74,17 +74,17 @@ class Conversations:
     @property
     def num_turns(self) -> int:
         """T."""
-        return self.kind_TU.shape[0]
+        return len(self.kind_TU)
 
     @property
     def num_users(self) -> int:
         """U."""
-        return self.kind_TU.shape[1]
+        return len(self.kind_TU[0])
 
-    def candidates(self, turn: int, user: int) -> list[dict[str, list[float]]]:
-        """What the service is asked to rank then: for each reply, the numbers of the message and its own."""
-        message = self.message_TUM[turn, user].tolist()
-        return [{"features": message + reply} for reply in self.reply_TUCR[turn, user].tolist()]
+    def features(self, turn: int, user: int) -> list[list[float]]:
+        """What the service is told of each reply that might be given then: the numbers of the message and its own."""
+        message: list[float] = self.message_TUM[turn, user].tolist()
+        return [message + reply for reply in self.reply_TUCR[turn, user].tolist()]
 
     def thumb(self, turn: int, user: int, chosen: int) -> float:
         """Up (1) or down (0) for the reply that was chosen."""
