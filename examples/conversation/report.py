@@ -1,6 +1,6 @@
-"""What came of conversations, told: how many thumbs went up, and when; one exchange, turn by turn.
+"""What came of it, told: how well thumbs were predicted; how many went up, and when; one exchange, turn by turn.
 
-Letters as in `simulator`; N turns of any users.
+Letters as in `simulator`; N events of a log, or turns.
 """
 
 from __future__ import annotations
@@ -11,11 +11,35 @@ from pathlib import Path
 
 import numpy as np
 
+from evercurrent.metrics import auc, log_loss
+from evercurrent.models.adaptive import EventLog, by_events_seen
 from examples.common import console, plot_seen, print_table, seen_bounds
 from examples.conversation.live import Replies
 from examples.conversation.simulator import KINDS, STYLES, Bools, Conversations, Floats, Ints
 
 FIRST_TURNS, AFTER_JUMP_TURNS, EXCHANGE_TURNS_MAX = 5, 10, 6
+SEEN = "turns of the user before"
+
+
+def tell_predictions(stream: EventLog, predictions: Mapping[str, Floats], mean: float) -> None:
+    """A table: how well logged thumbs were predicted, each before it was learned from, and by a mean."""
+    named = {**predictions, "the mean of all": np.full(len(stream), mean, np.float32)}
+    outcome_N = stream.outcome_N
+    rows = [
+        (name, f"{auc(outcome_N, each_N):.4f}", f"{log_loss(outcome_N, each_N):.4f}") for name, each_N in named.items()
+    ]
+    caption = f"{len(stream):,} logged thumbs of {stream.active_users.size:,} users never trained on"
+    print_table("Will the thumb go up?", ("", "AUC", "log loss"), rows, caption)
+
+
+def plot_predictions(stream: EventLog, predictions: Mapping[str, Floats], path: Path) -> None:
+    """Writes the log loss of logged thumbs against turns seen."""
+    bounds = seen_bounds(max(places.size for places in stream.by_user()), 2)
+    curves = {}
+    for name, each_N in predictions.items():
+        right_N = np.where(stream.outcome_N > 0.5, each_N, 1 - each_N)
+        curves[name] = by_events_seen(stream, -np.log(np.clip(right_N, 1e-7, 1)), bounds)
+    plot_seen(bounds, curves, path, "The more thumbs, the better the next prediction", "log loss, nats", SEEN)
 
 
 def tell_thumbs(conversations: Conversations, chosen: Mapping[str, Ints]) -> None:
@@ -27,7 +51,7 @@ def tell_thumbs(conversations: Conversations, chosen: Mapping[str, Ints]) -> Non
         f"{AFTER_JUMP_TURNS} after a jump": after_jump_TU(conversations),
     }
     rows = [
-        (name, *(f"{share_up(conversations.thumbs(chosen_TU), at_TU):.3f}" for at_TU in when.values()))
+        (name, *(f"{mean_at(conversations.thumbs(chosen_TU), at_TU):.3f}" for at_TU in when.values()))
         for name, chosen_TU in chosen.items()
     ]
     caption = (
@@ -39,18 +63,18 @@ def tell_thumbs(conversations: Conversations, chosen: Mapping[str, Ints]) -> Non
 
 def plot_thumbs(conversations: Conversations, chosen: Mapping[str, Ints], path: Path) -> None:
     """Writes the share of thumbs up against turns seen."""
-    bounds = seen_bounds(conversations.num_turns, FIRST_TURNS)
+    bounds = sorted({0, FIRST_TURNS, *range(10, conversations.num_turns, 10), conversations.num_turns})
     curves = {}
     for name, chosen_TU in chosen.items():
         thumb_TU = conversations.thumbs(chosen_TU)
         curves[name] = [float(thumb_TU[low:high].mean()) for low, high in pairwise(bounds)]
-    plot_seen(bounds, curves, path, "Every thumb counts from the next turn on", "thumbs up", "turns of the user before")
+    plot_seen(bounds, curves, path, "Every thumb counts from the next turn on", "thumbs up", SEEN)
 
 
 def tell_exchange(conversations: Conversations, replies: Replies) -> None:
     """How often a thumb down changed the choice at once, and one such exchange."""
     down_TU = replies.again_TU >= 0
-    share = (replies.again_TU != replies.chosen_TU)[down_TU].mean()
+    share = mean_at(replies.again_TU != replies.chosen_TU, down_TU)
     console.print(f"Asked the same again right after a thumb down, the model chose otherwise {share:.0%} of the time.")
     found = find_exchange(conversations, replies)
     if found is None:
@@ -72,9 +96,9 @@ def find_exchange(conversations: Conversations, replies: Replies) -> tuple[int, 
     for place in np.argsort(~after_jump_TU(conversations)[turn_N, user_N], kind="stable"):
         turn, user = int(turn_N[place]), int(user_N[place])
         kind_T = conversations.kind_TU[turn : turn + EXCHANGE_TURNS_MAX, user]
-        last = turn + 1 + int(np.argmax(kind_T[1:] == kind_T[0])) if (kind_T[1:] == kind_T[0]).any() else turn
-        if last > turn and thumb_TU[last, user] and style_TU[last, user] == again_TU[turn, user]:
-            return user, turn, last
+        same_N = turn + np.flatnonzero(kind_T == kind_T[0])[1:]
+        if same_N.size and thumb_TU[same_N[0], user] and style_TU[same_N[0], user] == again_TU[turn, user]:
+            return user, turn, int(same_N[0])
     return None
 
 
@@ -91,9 +115,9 @@ def _told(conversations: Conversations, replies: Replies, turn: int, user: int) 
     )
 
 
-def share_up(thumb_TU: Floats, at_TU: Bools) -> float:
-    """Of the thumbs at some turns; NaN where there are none."""
-    return float(thumb_TU[at_TU].mean()) if at_TU.any() else float("nan")
+def mean_at(value_TU: Floats | Bools, at_TU: Bools) -> float:
+    """Of the values at some turns; NaN where there are none."""
+    return float(value_TU[at_TU].mean()) if at_TU.any() else float("nan")
 
 
 def seen_TU(conversations: Conversations) -> Ints:

@@ -3,6 +3,7 @@ thumbs."""
 
 from __future__ import annotations
 
+import csv
 import gzip
 import os
 import subprocess
@@ -19,7 +20,7 @@ from evercurrent.models.adaptive import Adaptive, LogError, TrainerSettings, tra
 from examples.common import serving
 from examples.conversation import simulator
 from examples.conversation.live import AT_NIGHT, AT_ONCE, NEVER, Replies, converse, first_choice
-from examples.conversation.log import log_at_random, read_log
+from examples.conversation.log import PARTS, log_at_random, read_log
 from examples.conversation.report import after_jump_TU, find_exchange
 from examples.conversation.simulator import EMBEDDING_SIZE, JUMP_RATE, KEPT, WRONG_WAY, Conversations, World, simulate
 
@@ -228,6 +229,23 @@ def test_quick_run_prints_the_table(tmp_path: Path, environment: dict[str, str])
     assert done.returncode == 0, done.stderr
     for text in ("Will the thumb go up?", "Thumbs up", "as served", "taste known", "An exchange"):
         assert text in done.stdout
+    assert (tmp_path / "seen.png").stat().st_size > 0
+
+
+def test_log_of_ones_own_is_predicted(tmp_path: Path, environment: dict[str, str]) -> None:
+    log = log_at_random(drawn(30, 12, 0), np.random.default_rng(0))
+    numbers = [f"{part}_{at}" for part in PARTS for at in range(EMBEDDING_SIZE)]
+    with gzip.open(tmp_path / "log.csv.gz", "wt", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["user_id", "timestamp", *numbers, "outcome"])
+        for user, order, features_F, outcome in zip(
+            log.user_N, log.order_N, log.features_NF, log.outcome_N, strict=True
+        ):
+            rows.writerow([user, order, *features_F, outcome])
+    done = ran("--quick", "--data", str(tmp_path / "log.csv.gz"), "--out", str(tmp_path), environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert "72 logged thumbs of 6 users never trained on" in " ".join(done.stdout.split())
+    assert "An exchange" not in done.stdout
     assert (tmp_path / "seen.png").stat().st_size > 0
 
 
