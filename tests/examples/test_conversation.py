@@ -185,11 +185,10 @@ async def test_learning_at_once_pleases_more_than_by_night_never_or_chance(addre
     for learn_after in (AT_ONCE, AT_NIGHT, NEVER):
         replies = await converse(address, conversations, f"compared-{seed}-{learn_after}", learn_after)
         rates[learn_after] = conversations.thumbs(replies.chosen_TU).mean()
-    chance = conversations.chance_TUC.mean()
-    best = conversations.chance_TUC.max(axis=2).mean()
-    assert rates[AT_ONCE] > max(chance, rates[NEVER]) + 0.04
     assert rates[AT_ONCE] > rates[AT_NIGHT] + 0.02
-    assert rates[AT_ONCE] < best
+    assert rates[AT_ONCE] > rates[NEVER] + 0.03
+    assert rates[AT_ONCE] > conversations.chance_TUC.mean() + 0.07
+    assert rates[AT_ONCE] < conversations.chance_TUC.max(axis=2).mean()
 
 
 async def test_same_users_choose_the_same_again(address: str) -> None:
