@@ -87,13 +87,14 @@ def tell_exchange(conversations: Conversations, replies: Replies) -> None:
 
 
 def find_exchange(conversations: Conversations, replies: Replies) -> tuple[int, int, int] | None:
-    """The user and the turns, first to last, of an exchange that is soon told, if possible soon after a jump: a thumb
-    down makes another style the first choice; at the next message of that kind it is given, and gets a thumb up."""
+    """The user and the turns, first to last, of an exchange that is soon told: a thumb down makes another style the
+    first choice; at the next message of that kind it is given, and gets a thumb up. If possible soon after a jump, and
+    where the first reply seemed surest."""
     thumb_TU = conversations.thumbs(replies.chosen_TU)
     style_TU = _style(conversations, replies.chosen_TU)
     again_TU = _style(conversations, np.maximum(replies.again_TU, 0))
     turn_N, user_N = np.nonzero((replies.again_TU >= 0) & (again_TU != style_TU))
-    for place in np.argsort(~after_jump_TU(conversations)[turn_N, user_N], kind="stable"):
+    for place in np.lexsort((-replies.expected_TU[turn_N, user_N], ~after_jump_TU(conversations)[turn_N, user_N])):
         turn, user = int(turn_N[place]), int(user_N[place])
         kind_T = conversations.kind_TU[turn : turn + EXCHANGE_TURNS_MAX, user]
         same_N = turn + np.flatnonzero(kind_T == kind_T[0])[1:]

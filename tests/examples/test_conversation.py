@@ -148,12 +148,18 @@ def test_exchange_is_found_where_another_style_pleases_next_time() -> None:
     conversations.kind_TU[3, 1] = 1
     conversations.style_TUC[:] = np.arange(8) % 6
     conversations.luck_TU[:] = 1.0
+    conversations.jumps_TU[:] = False
     replies = Replies.empty((6, 2))
     replies.chosen_TU[:] = 0
     assert find_exchange(conversations, replies) is None
     replies.chosen_TU[2, 1], replies.again_TU[2, 1], replies.chosen_TU[4, 1] = 1, 3, 3
     assert find_exchange(conversations, replies) is None
     conversations.luck_TU[4, 1] = 0.0
+    assert find_exchange(conversations, replies) == (1, 2, 4)
+    replies.chosen_TU[0, 0], replies.again_TU[0, 0], replies.chosen_TU[1, 0] = 1, 3, 3
+    replies.expected_TU[0, 0], conversations.luck_TU[1, 0] = 0.9, 0.0
+    assert find_exchange(conversations, replies) == (0, 0, 1)
+    conversations.jumps_TU[1, 1] = True
     assert find_exchange(conversations, replies) == (1, 2, 4)
 
 
