@@ -15,6 +15,7 @@ from evercurrent.models.adaptive import (
     LogError,
     log_name,
     read_csv,
+    read_header,
     read_test_users,
     split_users,
 )
@@ -30,6 +31,14 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "small_log.csv"
     path.write_text("\n".join((HEADER, *ROWS)) + "\n")
     return path
+
+
+def test_header_names_the_columns(path: Path, tmp_path: Path) -> None:
+    assert read_header(path) == tuple(HEADER.split(","))
+    (tmp_path / "empty.csv").write_text("")
+    assert read_header(tmp_path / "empty.csv") == ()
+    with pytest.raises(LogError, match=r"missing\.csv cannot be read as CSV"):
+        read_header(tmp_path / "missing.csv")
 
 
 def test_columns_and_ids(path: Path) -> None:

@@ -147,6 +147,15 @@ class EventLog:
         return gap_N
 
 
+def read_header(path: Path) -> tuple[str, ...]:
+    """The names of a CSV log's columns, where what belongs to a model is told by them. Raises LogError."""
+    try:
+        with _open_text(path) as file:
+            return tuple(next(csv.reader(file), ()))
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as exc:
+        raise LogError(f"{path} cannot be read as CSV: {exc}") from exc
+
+
 def read_csv(path: Path, columns: Columns, ids: Ids | None = None) -> EventLog:
     """Reads a log; with `ids`, for a model that was trained with those. Raises LogError."""
     try:

@@ -1,0 +1,1 @@
+"""Conversation: which of these replies does this user like, given this message?"""
