@@ -347,8 +347,11 @@ class Adaptive(Model):
         """Outputs beside what happened; and where outputs that no reading gives would move the vector [B, S]."""
         return self.head.judge(answer.output_BP, outcome), None
 
-    def fit_loss(self, vector_BS: Tensor, output_BP: Tensor, ids_BK: Tensor, outcome: Tensor) -> Tensor:
-        """What training makes small [B]: the losses of outputs that vectors gave before the outcomes."""
+    def fit_loss(
+        self, vector_BS: Tensor, output_BP: Tensor, ids_BK: Tensor, outcome: Tensor, met_BI: Tensor | None
+    ) -> Tensor:
+        """What training makes small [B]: the losses of outputs that vectors gave before the outcomes. `met_BI`: ids of
+        the first field that cannot come now; None: any can."""
         return self.head.loss(output_BP, outcome)
 
     def score(self, prediction_BP: Tensor, batch: Batch) -> Tensor:

@@ -98,8 +98,13 @@ class Ranking(Adaptive):
         reading = self.read(item_I1, vector_BS.new_zeros(len(item_I1), 0), None)
         return torch.addmm(reading.bias_BP.t(), vector_BS, reading.direction_BSP.t())
 
-    def fit_loss(self, vector_BS: Tensor, output_BP: Tensor, ids_BK: Tensor, outcome: Tensor) -> Tensor:
-        return outcome * functional.cross_entropy(self.catalogue(vector_BS), ids_BK[:, 0], reduction="none")
+    def fit_loss(
+        self, vector_BS: Tensor, output_BP: Tensor, ids_BK: Tensor, outcome: Tensor, met_BI: Tensor | None
+    ) -> Tensor:
+        log_odds_BI = self.catalogue(vector_BS)
+        if met_BI is not None:
+            log_odds_BI = log_odds_BI.masked_fill(met_BI.scatter(1, ids_BK[:, :1], False), -math.inf)
+        return outcome * functional.cross_entropy(log_odds_BI, ids_BK[:, 0], reduction="none")
 
     def _answer(self, vector_BS: Tensor, reading: Reading, weights: Weights) -> Tensor:
         output_B1 = self.answer(vector_BS, reading, weights).output_BP

@@ -1,6 +1,6 @@
 """Online steps, one after the other, differentiable in all weights.
 
-Letters as in `model`; T steps.
+Letters as in `model`; T steps, I ids of the first field.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from evercurrent.models.adaptive.model import Adaptive, faded
 
 class Window(NamedTuple):
     """T events of each of B users; those that are none have `is_event_TB` False. `gap_TB`: seconds since the user's
-    last event."""
+    last event. `met_TBI`: which ids the user met before; None where these may come again."""
 
     ids_TBK: Tensor
     features_TBF: Tensor
     gap_TB: Tensor
     outcome_TB: Tensor
     is_event_TB: Tensor
+    met_TBI: Tensor | None = None
 
 
 class Unrolled(NamedTuple):
