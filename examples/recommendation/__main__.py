@@ -76,9 +76,10 @@ def _tell(testing: EventLog, liked: Ints, asked: Ints, served_M: Ints, place_N: 
         is_hit = place < HITS_WITHIN
         rows.append((name, f"{is_hit[asked].mean():.3f}", f"{is_hit[liked].mean():.3f}"))
     rows.append(("chance", f"{chance_N[asked].mean():.3f}", f"{chance_N[liked].mean():.3f}"))
+    agree = (served_M == place_N[OURS][asked]).mean()
     about = (
-        f"{testing.active_users.size:,} viewers never trained on; {served_M.size:,} of the {liked.size:,} items they liked "
-        f"were ranked by the service, {(served_M == place_N[OURS][asked]).mean():.1%} at the very place as offline"
+        f"{testing.active_users.size:,} viewers never trained on; of {liked.size:,} items that they liked "
+        f"{served_M.size:,} were ranked by the service, {agree:.1%} at the very place as offline"
     )
     columns = ("", f"{served_M.size:,} asked about", f"all {liked.size:,}")
     print_table(f"Is the next liked item among the first {HITS_WITHIN}? Hit rate@{HITS_WITHIN}", columns, rows, about)

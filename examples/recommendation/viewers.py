@@ -75,7 +75,7 @@ def _items(rng: np.random.Generator, world: World, taste_US: Ints, begins_TU: np
     for t in range(num_events):
         drawn_U = taste_US[users, rng.integers(taste_US.shape[1], size=num_users)]
         taste_U = np.where(begins_TU[t], drawn_U, taste_U)
-        any_U: npt.NDArray[np.bool_] = rng.random(num_users) < _SLIPS_IN
+        any_U = rng.random((num_users,)) < _SLIPS_IN
         is_out_UI = met_UI | ~((world.item_taste_I == taste_U[:, None]) | any_U[:, None])
         worth_UI = np.where(is_out_UI, -np.inf, world.appeal_I + rng.gumbel(size=met_UI.shape))
         item_TU[t] = worth_UI.argmax(axis=1)
