@@ -183,8 +183,8 @@ def test_items_of_one_taste_are_ranked_together(tmp_path: Path) -> None:
 
 
 def test_what_was_met_and_what_was_not_liked_count_as_told(tmp_path: Path) -> None:
-    """The loss, event by event and user by user, beside sums over what was still to be met. Windows are shorter than the
-    log, and some items come again."""
+    """The loss, event by event and user by user, beside sums over what was still to be met. Users have more events than
+    a window, and some items come again."""
     rng = np.random.default_rng(1)
     outcome_N = rng.integers(0, 2, 120).astype(np.float32)
     log = events(outcome_N, rng.integers(1, 15, (120, 1)), 6, {"item": 16})

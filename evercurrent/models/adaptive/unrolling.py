@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from evercurrent.models.adaptive.model import Adaptive, faded
+from evercurrent.models.adaptive.model import Adaptive, faded, kept
 
 
 class Window(NamedTuple):
@@ -43,7 +43,9 @@ def unroll(model: Adaptive, vector_BS: Tensor, window: Window) -> Unrolled:
     vectors, outputs = [], []
     for t in range(shape[0]):
         reading = readings.at(t)
-        now_BS = faded(vector_BS, window.gap_TB[t], weights) if model.uses_time else vector_BS
+        now_BS = vector_BS
+        if model.uses_time:
+            now_BS = faded(vector_BS, kept(window.gap_TB[t], weights), weights)
         answer = model.answer(now_BS, reading, weights)
         slope_BSP = model.slope(answer, reading, weights)
         judged = model.judge(now_BS, answer, window.outcome_TB[t])
