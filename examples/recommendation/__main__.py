@@ -19,7 +19,7 @@ from examples.recommendation.viewers import World, simulate
 
 ABOUT = "Recommends the next item, and learns from each click."
 HITS_WITHIN = 10
-STATE_SIZE = 126
+STATE_SIZE = 62
 OURS = "ours"
 
 
@@ -53,12 +53,12 @@ def main(arguments: Arguments) -> None:
 def _train(arguments: Arguments, log: EventLog, testing: EventLog) -> Ranking:
     settings = TrainerSettings(
         epochs_max=8 if arguments.quick else 25,
-        batch_users=16 if arguments.quick else 64,
+        batch_users=16 if arguments.quick else 32,
         learning_rate=4e-3,
         meets_once=True,
     )
     return train(
-        lambda sizes: Ranking(sizes, state_size=STATE_SIZE),
+        lambda sizes: Ranking(sizes, state_size=STATE_SIZE, uses_time=True, unliked_loss=0.3),
         log,
         arguments.out,
         seed=arguments.seed,
