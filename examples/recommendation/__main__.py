@@ -10,10 +10,16 @@ import numpy as np
 
 from evercurrent.models.adaptive import EventLog, Ranking, TrainerSettings, by_events_seen, split_users, train
 from evercurrent.models.adaptive.data import Ints
-from evercurrent.models.adaptive.replay import NIGHT_EVENTS
 from examples.common import Arguments, console, plot_seen, print_table, run_example, seen_bounds, serving
 from examples.recommendation.ratings import read_log
-from examples.recommendation.recommending import by_item_knn, by_model, by_popularity, num_candidates, places
+from examples.recommendation.recommending import (
+    by_item_knn,
+    by_model,
+    by_nightly_model,
+    by_popularity,
+    num_candidates,
+    places,
+)
 from examples.recommendation.served import serve
 from examples.recommendation.viewers import World, simulate
 
@@ -40,7 +46,7 @@ def main(arguments: Arguments) -> None:
         served = asyncio.run(serve(address, testing, asked.tolist()))
     scorers = {
         OURS: by_model(model),
-        "ours, by the state of last night": by_model(model, NIGHT_EVENTS),
+        "ours, by the state of last night": by_nightly_model(model),
         "item-kNN of late likes": by_item_knn(training, keeps=0.8),
         "item-kNN": by_item_knn(training),
         "popularity": by_popularity(training),

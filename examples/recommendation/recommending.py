@@ -17,6 +17,8 @@ import torch
 
 from evercurrent.models.adaptive import UNKNOWN, EventLog, Ranking
 from evercurrent.models.adaptive.data import Floats, Ints
+from evercurrent.models.adaptive.model import faded, kept
+from evercurrent.models.adaptive.replay import NIGHT_EVENTS
 from evercurrent.models.adaptive.unrolling import Window, unroll
 
 Scorer = Callable[[EventLog], Floats]
@@ -54,25 +56,45 @@ def num_candidates(log: EventLog) -> Ints:
     return num_N
 
 
-def by_model(model: Ranking, night_events: int = 1) -> Scorer:
-    """By a viewer's state as it is before each event; with `night_events`, as it was at the last night: one falls after
-    so many events."""
+def by_model(model: Ranking) -> Scorer:
+    """By a viewer's state as it is before each event."""
 
     @torch.inference_mode()
     def score(events: EventLog) -> Floats:
-        window = Window(
-            ids_TBK=torch.from_numpy(events.ids_NK).unsqueeze(1),
-            features_TBF=torch.zeros(len(events), 1, 0),
-            gap_TB=torch.from_numpy(events.gaps_s()).unsqueeze(1),
-            outcome_TB=torch.from_numpy(events.outcome_N).unsqueeze(1),
-            is_event_TB=torch.ones(len(events), 1, dtype=torch.bool),
-        )
-        vector_TS = unroll(model, model.initial_S.unsqueeze(0), window).vector_TBS[:, 0]
-        last_night_T = torch.arange(len(events)) // night_events * night_events
-        scores: Floats = model.catalogue(vector_TS[last_night_T]).numpy()
+        unrolled = unroll(model, model.initial_S.unsqueeze(0), _window(events))
+        scores: Floats = model.catalogue(unrolled.vector_TBS[:, 0]).numpy()
         return scores
 
     return score
+
+
+def by_nightly_model(model: Ranking, night_events: int = NIGHT_EVENTS) -> Scorer:
+    """By a state that stands still, but for fading with time, between nights: one falls after so many events."""
+
+    @torch.inference_mode()
+    def score(events: EventLog) -> Floats:
+        vector_1S, weights, scores = model.initial_S.unsqueeze(0), model.weights(), []
+        for start in range(0, len(events), night_events):
+            window = _window(events, start, start + night_events)
+            now_TS = vector_1S.expand(len(window.gap_TB), -1)
+            if model.uses_time and start:
+                now_TS = faded(vector_1S, kept(window.gap_TB[:, 0].cumsum(0), weights), weights)
+            scores.append(model.catalogue(now_TS).numpy())
+            vector_1S = unroll(model, vector_1S, window).vector_BS
+        return np.concatenate(scores)
+
+    return score
+
+
+def _window(events: EventLog, start: int = 0, stop: int | None = None) -> Window:
+    within = slice(start, stop)
+    return Window(
+        ids_TBK=torch.from_numpy(events.ids_NK[within]).unsqueeze(1),
+        features_TBF=torch.from_numpy(events.features_NF[within]).unsqueeze(1),
+        gap_TB=torch.from_numpy(events.gaps_s()[within]).unsqueeze(1),
+        outcome_TB=torch.from_numpy(events.outcome_N[within]).unsqueeze(1),
+        is_event_TB=torch.ones(len(events.outcome_N[within]), 1, dtype=torch.bool),
+    )
 
 
 def by_popularity(training: EventLog) -> Scorer:

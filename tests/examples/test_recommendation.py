@@ -23,6 +23,7 @@ from examples.recommendation.ratings import read_log
 from examples.recommendation.recommending import (
     by_item_knn,
     by_model,
+    by_nightly_model,
     by_popularity,
     candidates,
     num_candidates,
@@ -149,24 +150,32 @@ def test_item_knn_is_that_of_a_slow_twin(small_logs: tuple[EventLog, EventLog], 
             met.add(item)
 
 
+@pytest.mark.parametrize("uses_time", [False, True])
 @pytest.mark.parametrize("night_events", [1, 3])
-def test_model_is_ranked_by_its_served_steps(small_logs: tuple[EventLog, EventLog], night_events: int) -> None:
+def test_model_is_ranked_by_its_served_steps(
+    small_logs: tuple[EventLog, EventLog], night_events: int, uses_time: bool
+) -> None:
     testing = small_logs[1]
-    model = Ranking(testing.ids.sizes, num_anchors=5, state_size=8, embedding_size=8)
+    model = Ranking(testing.ids.sizes, num_anchors=5, state_size=8, embedding_size=8, uses_time=uses_time)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0.0, 0.5, generator=generator)
+        model.forget_log_S.sub_(2.0)
     model.eval().requires_grad_(False)
-    found_N, num_items = places(testing, by_model(model, night_events)), testing.ids.sizes["item"]
+    num_items = testing.ids.sizes["item"]
+    nightly_N = places(testing, by_nightly_model(model, night_events))
+    if night_events == 1:
+        assert (places(testing, by_model(model)) == nightly_N).all()
     for places_T in testing.by_user():
         state_BD = frozen_BD = model.initial_state().unsqueeze(0)
         met: set[int] = set()
         for t, at in enumerate(places_T.tolist()):
-            item = int(testing.ids_NK[at, 0])
+            item, batch = int(testing.ids_NK[at, 0]), batch_of(testing, np.full(num_items, at))
             frozen_BD = state_BD if t % night_events == 0 else frozen_BD
-            score = dict(enumerate(model.catalogue(frozen_BD)[0].tolist()))
-            assert found_N[at] == slow_place(score, met, item, num_items)
+            everything = replace(batch, ids_BK=torch.arange(num_items).unsqueeze(1))
+            score = dict(enumerate(model.predict(frozen_BD.repeat(num_items, 1), everything)[:, 0].tolist()))
+            assert nightly_N[at] == slow_place(score, met, item, num_items)
             state_BD = model.update(state_BD, batch_of(testing, np.array([at]))).state_BD
             met.add(item)
 
