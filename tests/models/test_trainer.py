@@ -22,6 +22,7 @@ from evercurrent.models.adaptive import (
     LogError,
     Ranking,
     TrainerSettings,
+    batch_of,
     log_name,
     read_test_users,
     replay,
@@ -179,6 +180,31 @@ def test_items_of_one_taste_are_ranked_together(tmp_path: Path) -> None:
         lambda sizes: Ranking(sizes, num_anchors=8, state_size=8), log, tmp_path, settings=FAMILY_QUICK
     )
     assert np.log(10) < trained.validation["loss"] < 0.5 * (np.log(10) + np.log(20))
+
+
+def test_what_was_met_and_what_was_not_liked_count_as_told(tmp_path: Path) -> None:
+    """The loss, event by event and user by user, beside sums over what was still to be met. Users have more events than
+    a window, and some items come again."""
+    rng = np.random.default_rng(1)
+    outcome_N = rng.integers(0, 2, 120).astype(np.float32)
+    log = events(outcome_N, rng.integers(1, 15, (120, 1)), 6, {"item": 16})
+    log = dataclasses.replace(log, features_NF=np.zeros((120, 0), np.float32))
+    settings = TrainerSettings(epochs_max=1, window_events=7, validation_fraction=0.5, meets_once=True)
+    trained = train_family(
+        lambda sizes: Ranking(sizes, num_anchors=3, state_size=6, unliked_loss=0.4), log, tmp_path, settings=settings
+    )
+    losses = []
+    held_out = split_users(log, test_fraction=0.5, seed=0)[1]
+    for places in held_out.by_user():
+        state_BD, met = trained.model.initial_state().unsqueeze(0), set[int]()
+        for at in places.tolist():
+            item, liked = int(held_out.ids_NK[at, 0]), float(held_out.outcome_N[at])
+            share_I = trained.model.catalogue(state_BD)[0].exp()
+            left = [each for each in range(16) if each == item or each not in met]
+            losses.append((1.0 if liked else 0.4) * float(share_I[left].sum().log() - share_I[item].log()))
+            state_BD = trained.model.update(state_BD, batch_of(held_out, np.array([at]))).state_BD
+            met.add(item)
+    assert trained.validation["loss"] == pytest.approx(np.mean(losses), abs=1e-5)
 
 
 def test_first_events_need_not_count(log: EventLog, tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ WIDTH = 2
 
 def clock_of(event_time_us_B: Tensor) -> Tensor:
     """Day and second of the day [B, 2]; zeros: no time."""
-    day_B = event_time_us_B.div(_US_PER_S * _S_PER_DAY, rounding_mode="floor")
-    second_B = (event_time_us_B - day_B * (_US_PER_S * _S_PER_DAY)).to(torch.float64) / _US_PER_S
-    return torch.stack((day_B.to(torch.float32), second_B.to(torch.float32)), dim=1)
+    time_s_B = event_time_us_B.to(torch.float64) / _US_PER_S
+    day_B = (time_s_B / _S_PER_DAY).floor()
+    return torch.stack((day_B, time_s_B - day_B * _S_PER_DAY), dim=1).to(torch.float32)
 
 
 def gap_s(clock_B2: Tensor, now_B2: Tensor) -> Tensor:
     """Seconds [B] from one to the other; 0 where either has no time, or the other is earlier."""
-    passed_B2 = now_B2 - clock_B2
-    gap_B = (passed_B2[:, 0] * _S_PER_DAY + passed_B2[:, 1]).clamp_min(0.0)
-    return gap_B * ((clock_B2[:, 0] > 0) & (now_B2[:, 0] > 0))
+    passed_B, passed_s_B = (now_B2 - clock_B2).unbind(1)
+    gap_B = torch.add(passed_s_B, passed_B, alpha=_S_PER_DAY).clamp_min(0.0)
+    return gap_B * (torch.minimum(clock_B2, now_B2)[:, 0] > 0)

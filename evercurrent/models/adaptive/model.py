@@ -110,10 +110,11 @@ class Encoder(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """An event's time: seconds since its user's last one, and the clock as the row keeps it."""
+    """An event's time: seconds since its user's last one, the clock as the row keeps it, and what the gap leaves."""
 
     gap_B: Tensor
     clock_B2: Tensor
+    kept_BS: Tensor
 
 
 class Adaptive(Model):
@@ -254,7 +255,7 @@ class Adaptive(Model):
         ascent_BS = self.pull(slope_BSP, reading.practice_BP, reading.write_BS)
         downhill_BS = gradient_BD[:, : self.state_size]
         if moment is not None:
-            downhill_BS = downhill_BS / kept(moment.gap_B, weights)
+            downhill_BS = downhill_BS / moment.kept_BS
         moved_BS = self.moved(vector_BS, answer, ascent_BS - downhill_BS, weights)
         return self._where_told(state_BD, self._row(moved_BS, moment), batch)
 
@@ -270,7 +271,7 @@ class Adaptive(Model):
         verdict, aside_BS = self.judge(vector_BS, answer, batch.outcome)
         gradient_BS = self.pull(slope_BSP, verdict.residual_BP, aside_BS)
         if moment is not None:
-            gradient_BS = gradient_BS * kept(moment.gap_B, weights)
+            gradient_BS = gradient_BS * moment.kept_BS
         norm_B = torch.linalg.vector_norm(gradient_BS, dim=1)
         moved_BS = self.step(vector_BS, reading, answer, slope_BSP, (verdict, aside_BS), weights)
         row_BD, loss_B = self._row(moved_BS, moment), verdict.loss_B
@@ -347,8 +348,11 @@ class Adaptive(Model):
         """Outputs beside what happened; and where outputs that no reading gives would move the vector [B, S]."""
         return self.head.judge(answer.output_BP, outcome), None
 
-    def fit_loss(self, vector_BS: Tensor, output_BP: Tensor, ids_BK: Tensor, outcome: Tensor) -> Tensor:
-        """What training makes small [B]: the losses of outputs that vectors gave before the outcomes."""
+    def fit_loss(
+        self, vector_BS: Tensor, output_BP: Tensor, ids_BK: Tensor, outcome: Tensor, met_BI: Tensor | None
+    ) -> Tensor:
+        """What training makes small [B]: the losses of outputs that vectors gave before the outcomes. `met_BI`: ids of
+        the first field that cannot come now; None: any can."""
         return self.head.loss(output_BP, outcome)
 
     def score(self, prediction_BP: Tensor, batch: Batch) -> Tensor:
@@ -391,7 +395,8 @@ class Adaptive(Model):
         vector_BS, clock_B2 = state_BD.split_with_sizes((self.state_size, clock.WIDTH), 1)
         now_B2 = clock.clock_of(batch.event_time_us_B)
         gap_B = clock.gap_s(clock_B2.detach(), now_B2)
-        return faded(vector_BS, gap_B, weights), Moment(gap_B, now_B2)
+        kept_BS = kept(gap_B, weights)
+        return faded(vector_BS, kept_BS, weights), Moment(gap_B, now_B2, kept_BS)
 
     @staticmethod
     def _row(vector_BS: Tensor, moment: Moment | None) -> Tensor:
@@ -449,9 +454,9 @@ def kept(gap_B: Tensor, weights: Weights) -> Tensor:
     return kept_BS
 
 
-def faded(vector_BS: Tensor, gap_B: Tensor, weights: Weights) -> Tensor:
-    """Vectors after so many seconds without events."""
-    faded_BS: Tensor = torch.lerp(weights.rest_S.expand_as(vector_BS), vector_BS, kept(gap_B, weights))
+def faded(vector_BS: Tensor, kept_BS: Tensor, weights: Weights) -> Tensor:
+    """Vectors of which a time without events has left so much."""
+    faded_BS: Tensor = torch.lerp(weights.rest_S, vector_BS, kept_BS)
     return faded_BS
 
 

@@ -30,7 +30,10 @@ def _no_part(*_: Tensor) -> Any:
 
 class Ranking(Adaptive):
     """Predicts the probability of the item that the event names, the first of `ids`, among all. The outcome is how much
-    it was liked, 0 to 1; what was not liked moves the vector by a learned share of what a liked item does."""
+    it was liked, 0 to 1; what was not liked moves the vector by a learned share of what a liked item does.
+
+    `unliked_loss`: how much training minds what came and was not liked, as a share of what was. That, too, tells which
+    items are met together, unless they came because they were recommended."""
 
     name: ClassVar[str] = "ranking"
     score_max = 1.0
@@ -43,6 +46,7 @@ class Ranking(Adaptive):
         embedding_size: int = 64,
         uses_time: bool = False,
         writes: bool = False,
+        unliked_loss: float = 0.0,
     ) -> None:
         if len(ids) != 1:
             raise ValueError(f"a ranking model has one id field, the item, not {len(ids)}")
@@ -61,7 +65,9 @@ class Ranking(Adaptive):
             "embedding_size": embedding_size,
             "uses_time": uses_time,
             "writes": writes,
+            "unliked_loss": unliked_loss,
         }
+        self.unliked_loss = unliked_loss
         self.anchor_NS = nn.Parameter(torch.zeros(num_anchors, state_size))
         self.anchor_bias_N = nn.Parameter(torch.zeros(num_anchors))
         self.unliked_weight = nn.Parameter(torch.tensor(0.3))
@@ -98,8 +104,14 @@ class Ranking(Adaptive):
         reading = self.read(item_I1, vector_BS.new_zeros(len(item_I1), 0), None)
         return torch.addmm(reading.bias_BP.t(), vector_BS, reading.direction_BSP.t())
 
-    def fit_loss(self, vector_BS: Tensor, output_BP: Tensor, ids_BK: Tensor, outcome: Tensor) -> Tensor:
-        return outcome * functional.cross_entropy(self.catalogue(vector_BS), ids_BK[:, 0], reduction="none")
+    def fit_loss(
+        self, vector_BS: Tensor, output_BP: Tensor, ids_BK: Tensor, outcome: Tensor, met_BI: Tensor | None
+    ) -> Tensor:
+        log_odds_BI = self.catalogue(vector_BS)
+        if met_BI is not None:
+            log_odds_BI = log_odds_BI.masked_fill(met_BI.scatter(1, ids_BK[:, :1], False), -math.inf)
+        weight_B = self.unliked_loss + (1 - self.unliked_loss) * outcome
+        return weight_B * functional.cross_entropy(log_odds_BI, ids_BK[:, 0], reduction="none")
 
     def _answer(self, vector_BS: Tensor, reading: Reading, weights: Weights) -> Tensor:
         output_B1 = self.answer(vector_BS, reading, weights).output_BP

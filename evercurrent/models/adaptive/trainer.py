@@ -69,6 +69,9 @@ class TrainerSettings:
     """Of all weights but tables, at each optimizer step, as a share of the learning rate (AdamW)."""
     warm_up_events: int = 0
     """So many events at each user's beginning are learned from and not scored."""
+    meets_once: bool = False
+    """Of a ranking: what a user met does not come again, so an item is compared with those alone that were still to be
+    met. Else part of what is learned is that popular items are soon behind one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +277,19 @@ class Windows:
             window = [places[start : start + settings.window_events] for places in events]
             place_TB, is_event_TB = _padded(window)
             counts_TB = is_event_TB & (np.arange(start, start + len(place_TB))[:, None] >= settings.warm_up_events)
-            yield self._at(place_TB, is_event_TB), torch.from_numpy(counts_TB.astype(np.float32)), _kept(stays_B)
+            met_TBI = self._met(events, np.arange(start, start + len(place_TB))) if settings.meets_once else None
+            at_TB = self._at(place_TB, is_event_TB, met_TBI)
+            yield at_TB, torch.from_numpy(counts_TB.astype(np.float32)), _kept(stays_B)
 
-    def _at(self, place_TB: Ints, is_event_TB: np.typing.NDArray[np.bool_]) -> Window:
+    def _met(self, events: Sequence[Ints], time_T: Ints) -> Tensor:
+        """Which ids [T, B, I] of the first field users met before their events number `time_T`."""
+        ids_NK, size = self._log.ids_NK, next(iter(self._log.ids.sizes.values()))
+        first_BI = np.full((len(events), size), np.iinfo(np.int64).max)
+        for first_I, places in zip(first_BI, events, strict=True):
+            first_I[ids_NK[places[::-1], 0]] = np.arange(places.size)[::-1]
+        return torch.from_numpy(first_BI < time_T[:, None, None])
+
+    def _at(self, place_TB: Ints, is_event_TB: np.typing.NDArray[np.bool_], met_TBI: Tensor | None) -> Window:
         log = self._log
         return Window(
             ids_TBK=torch.from_numpy(log.ids_NK[place_TB]),
@@ -284,6 +297,7 @@ class Windows:
             gap_TB=torch.from_numpy(self._gap_N[place_TB]),
             outcome_TB=torch.from_numpy(log.outcome_N[place_TB]),
             is_event_TB=torch.from_numpy(is_event_TB),
+            met_TBI=met_TBI,
         )
 
 
@@ -310,6 +324,7 @@ def _losses(model: Adaptive, vector_BS: Tensor, window: Window) -> tuple[Tensor,
         unrolled.output_TBP.flatten(0, 1),
         window.ids_TBK.flatten(0, 1),
         window.outcome_TB.flatten(),
+        None if window.met_TBI is None else window.met_TBI.flatten(0, 1),
     )
     return unrolled.vector_BS, loss_N.unflatten(0, window.is_event_TB.shape)
 

@@ -1,6 +1,6 @@
 """Online steps, one after the other, differentiable in all weights.
 
-Letters as in `model`; T steps.
+Letters as in `model`; T steps, I ids of the first field.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from evercurrent.models.adaptive.model import Adaptive, faded
+from evercurrent.models.adaptive.model import Adaptive, faded, kept
 
 
 class Window(NamedTuple):
     """T events of each of B users; those that are none have `is_event_TB` False. `gap_TB`: seconds since the user's
-    last event."""
+    last event. `met_TBI`: which ids the user met before; None where these may come again."""
 
     ids_TBK: Tensor
     features_TBF: Tensor
     gap_TB: Tensor
     outcome_TB: Tensor
     is_event_TB: Tensor
+    met_TBI: Tensor | None = None
 
 
 class Unrolled(NamedTuple):
@@ -42,7 +43,9 @@ def unroll(model: Adaptive, vector_BS: Tensor, window: Window) -> Unrolled:
     vectors, outputs = [], []
     for t in range(shape[0]):
         reading = readings.at(t)
-        now_BS = faded(vector_BS, window.gap_TB[t], weights) if model.uses_time else vector_BS
+        now_BS = vector_BS
+        if model.uses_time:
+            now_BS = faded(vector_BS, kept(window.gap_TB[t], weights), weights)
         answer = model.answer(now_BS, reading, weights)
         slope_BSP = model.slope(answer, reading, weights)
         judged = model.judge(now_BS, answer, window.outcome_TB[t])

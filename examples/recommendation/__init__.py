@@ -1,0 +1,1 @@
+"""Active recommendation: which item comes next, learned from each click?"""
