@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import evercurrent
+from evercurrent.model import Batch
 from evercurrent.models.adaptive import Adaptive, LogError, TrainerSettings, train
 from examples.common import serving
 from examples.conversation import simulator
@@ -203,6 +205,38 @@ async def test_same_users_choose_the_same_again(address: str) -> None:
     assert np.array_equal(first.chosen_TU, again.chosen_TU)
     down_TU = conversations.thumbs(first.chosen_TU) == 0
     assert np.array_equal(first.again_TU >= 0, down_TU)
+
+
+def batch(features_BF: list[list[float]], outcome: float | None) -> Batch:
+    size = len(features_BF)
+    return Batch(
+        ids_BK=torch.zeros(size, 0, dtype=torch.int64),
+        features_BF=torch.tensor(features_BF),
+        outcome=torch.full((size,), outcome or 0.0),
+        has_outcome_B=torch.full((size,), outcome is not None),
+        event_time_us_B=torch.zeros(size, dtype=torch.int64),
+    )
+
+
+@pytest.mark.parametrize("learn_after", [AT_ONCE, 5])
+async def test_service_chooses_as_the_model_here_does_thumb_by_thumb(
+    model: Adaptive, address: str, learn_after: int
+) -> None:
+    conversations = drawn(4, 20, 8)
+    replies = await converse(address, conversations, f"twin-{learn_after}", learn_after)
+    for user in range(4):
+        state_BD, kept_back = model.initial_state().unsqueeze(0), []
+        for turn in range(20):
+            features_CF = conversations.features(turn, user)
+            chance_C = model.readout(model.predict(state_BD.repeat(8, 1), batch(features_CF, None)))[:, 0]
+            chosen = int(replies.chosen_TU[turn, user])
+            assert replies.expected_TU[turn, user] == pytest.approx(float(chance_C.max()), abs=1e-4)
+            assert float(chance_C[chosen]) == pytest.approx(float(chance_C.max()), abs=1e-4)
+            kept_back.append(batch([features_CF[chosen]], conversations.thumb(turn, user, chosen)))
+            if (turn + 1) % learn_after == 0:
+                for each in kept_back:
+                    state_BD = model.update(state_BD, each).state_BD
+                kept_back.clear()
 
 
 async def test_choice_for_the_same_message_follows_the_thumb(address: str) -> None:
