@@ -71,12 +71,14 @@ def serving(model: Model) -> Iterator[str]:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
     """A table; the first column is text, the others are numbers."""
-    table = Table(title=title, title_justify="left", caption=caption or None, caption_justify="left")
+    table = Table(title=title, title_justify="left")
     for at, column in enumerate(columns):
         table.add_column(column, justify="right" if at else "left")
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    if caption:
+        console.print(caption, style="dim", soft_wrap=True)
 
 
 def plot_seen(
@@ -97,7 +99,7 @@ def plot_seen(
         axes.plot(middles, np.asarray(values), "o-", color=colour, label=name, markersize=4)
     axes.set(xlabel=seen, ylabel=score, title=title)
     axes.grid(alpha=0.25)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=130)
     console.print(f"Wrote {path}")
 
