@@ -14,7 +14,8 @@ from evercurrent.models.adaptive.trainer import Penalty, Trained, TrainerSetting
 from evercurrent.models.knowledge_tracing.model import KnowledgeTracing
 
 HIDDEN_RATES = {"item": 0.1}
-PENALTIES = {"item": Penalty(embedding=5.0, bias=0.05)}
+PENALTIES = {"item": Penalty(embedding=20.0, bias=0.2)}
+SETTINGS = TrainerSettings(batch_users=32, average_decay=0.995)
 
 
 def train(
@@ -27,7 +28,7 @@ def train(
     console: Console | None = None,
 ) -> Trained[KnowledgeTracing]:
     """As `trainer.train`, on a log of answers."""
-    settings = replace(settings or TrainerSettings(), hidden_rates=HIDDEN_RATES, penalties=PENALTIES)
+    settings = replace(settings or SETTINGS, hidden_rates=HIDDEN_RATES, penalties=PENALTIES)
     return trainer.train(_untrained, log, out, seed=seed, test_users=test_users, settings=settings, console=console)
 
 
