@@ -42,7 +42,8 @@ M = TypeVar("M", bound=Adaptive)
 @dataclass(frozen=True, slots=True)
 class Penalty:
     """What keeps the rows of a table near zero that are rarely seen: a weight on the square of an id's embedding, and
-    on that of its bias, at each event."""
+    on that of its bias, as much for an id that is seen once as for one that is seen often: a normal prior, of variance
+    1 / (2 weight)."""
 
     embedding: float
     bias: float
@@ -159,6 +160,10 @@ class _Training(Generic[M]):
         self._windows = Windows(to_fit)
         self._to_validate = to_validate
         self._settings = settings
+        self._counts = [
+            torch.from_numpy(np.bincount(id_N, minlength=field.size)).clamp_min(1)
+            for field, id_N in zip(model.observation.ids, to_fit.ids_NK.T, strict=True)
+        ]
         self._rng = np.random.default_rng(seed)
         self.model = model
         self.model.initialise(torch.Generator().manual_seed(seed))
@@ -230,7 +235,7 @@ class _Training(Generic[M]):
                 size = self.model.embedding_size
                 squares_TB = penalty.embedding * row[..., :size].square().sum(-1)
                 squares_TB = squares_TB + penalty.bias * row[..., size:].square().sum(-1)
-                loss = loss + (squares_TB * weight_TB).sum()
+                loss = loss + (squares_TB * weight_TB / self._counts[at][window.ids_TBK[..., at]]).sum()
         # A fixed divisor, about the mean number of events, so that a window of few users weighs little.
         loss = 4 * loss / (self._settings.batch_users * self._settings.window_events)
         self._optimizer.zero_grad()

@@ -14,8 +14,8 @@ from evercurrent.models.adaptive.trainer import Penalty, Trained, TrainerSetting
 from evercurrent.models.knowledge_tracing.model import KnowledgeTracing
 
 HIDDEN_RATES = {"item": 0.1}
-PENALTIES = {"item": Penalty(embedding=20.0, bias=0.2)}
-SETTINGS = TrainerSettings(batch_users=32, average_decay=0.995)
+PENALTIES = {"item": Penalty(embedding=100.0, bias=1.0)}
+SETTINGS = TrainerSettings(batch_users=64, average_decay=0.99)
 
 
 def train(
