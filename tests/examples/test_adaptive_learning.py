@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.examples.running import row_of, run_quick
+import pytest
+
+from tests.examples.running import RUN_TIMEOUT_S, row_of, run_quick
 
 
+@pytest.mark.timeout(RUN_TIMEOUT_S)
 def test_a_whole_run(tmp_path: Path) -> None:
     printed = run_quick("adaptive_learning", tmp_path)
     served, nightly = row_of(printed, "as served"), row_of(printed, "state of last night")

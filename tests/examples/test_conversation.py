@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -25,11 +22,11 @@ from examples.conversation.live import AT_NIGHT, AT_ONCE, NEVER, Replies, conver
 from examples.conversation.log import PARTS, log_at_random, read_log
 from examples.conversation.report import after_jump_TU, find_exchange
 from examples.conversation.simulator import EMBEDDING_SIZE, JUMP_RATE, KEPT, WRONG_WAY, Conversations, World, simulate
+from tests.examples.running import RUN_TIMEOUT_S, ran, run_quick
 
 WORLD = World.draw(2)
 SEEDS = range(3)
 NUM_USERS, NUM_TURNS = 40, 50
-REPOSITORY = Path(__file__).parents[2]
 
 
 def drawn(num_users: int, num_turns: int, seed: int) -> Conversations:
@@ -253,25 +250,15 @@ async def test_choice_for_the_same_message_follows_the_thumb(address: str) -> No
         assert (await first_choice(session, features_CF))[0] == first
 
 
-@pytest.fixture
-def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "120"}
-
-
-def ran(*options: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "examples.conversation", *options]
-    return subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-
-
-def test_quick_run_prints_the_table(tmp_path: Path, environment: dict[str, str]) -> None:
-    done = ran("--quick", "--out", str(tmp_path), environment=environment)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.timeout(RUN_TIMEOUT_S)
+def test_quick_run_prints_the_table(tmp_path: Path) -> None:
+    printed = run_quick("conversation", tmp_path)
     for text in ("Will the thumb go up?", "Thumbs up", "as served", "taste known", "An exchange"):
-        assert text in done.stdout
-    assert (tmp_path / "seen.png").stat().st_size > 0
+        assert text in printed
 
 
-def test_log_of_ones_own_is_predicted(tmp_path: Path, environment: dict[str, str]) -> None:
+@pytest.mark.timeout(RUN_TIMEOUT_S)
+def test_log_of_ones_own_is_predicted(tmp_path: Path) -> None:
     log = log_at_random(drawn(30, 12, 0), np.random.default_rng(0))
     numbers = [f"{part}_{at}" for part in PARTS for at in range(EMBEDDING_SIZE)]
     with gzip.open(tmp_path / "log.csv.gz", "wt", newline="") as file:
@@ -281,16 +268,14 @@ def test_log_of_ones_own_is_predicted(tmp_path: Path, environment: dict[str, str
             log.user_N, log.order_N, log.features_NF, log.outcome_N, strict=True
         ):
             rows.writerow([user, order, *features_F, outcome])
-    done = ran("--quick", "--data", str(tmp_path / "log.csv.gz"), "--out", str(tmp_path), environment=environment)
-    assert done.returncode == 0, done.stderr
-    assert "72 logged thumbs of 6 users never trained on" in " ".join(done.stdout.split())
-    assert "An exchange" not in done.stdout
-    assert (tmp_path / "seen.png").stat().st_size > 0
+    printed = run_quick("conversation", tmp_path, "--data", tmp_path / "log.csv.gz")
+    assert "72 logged thumbs of 6 users never trained on" in printed
+    assert "An exchange" not in printed
 
 
-def test_log_that_cannot_be_used_ends_it_with_its_name(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_log_that_cannot_be_used_ends_it_with_its_name(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("user_id,timestamp,outcome\n")
-    done = ran("--data", str(path), "--out", str(tmp_path), environment=environment)
+    done = ran("conversation", "--data", path, "--out", tmp_path)
     assert done.returncode == 1
     assert "log.csv lacks the column message_0" in done.stderr

@@ -12,7 +12,7 @@ from evercurrent.models.adaptive import LogError
 from examples.opponent.games import Game, log_of, read_games, simulate, split_games
 from examples.opponent.moves import CONTEXTS, MOVES, beats, contexts, relative, result
 from examples.opponent.play import best_reply, counted, played_by
-from tests.examples.running import row_of, run_quick
+from tests.examples.running import RUN_TIMEOUT_S, row_of, run_quick
 
 HEADER = "user_id,timestamp,game_id,round,move,opponent_move\n"
 
@@ -132,6 +132,7 @@ def test_both_sides_of_a_game_are_on_one_side_of_the_split() -> None:
         split_games(simulate(1, 5, 1), 0.2, seed=5)
 
 
+@pytest.mark.timeout(RUN_TIMEOUT_S)
 def test_a_whole_run(tmp_path: Path) -> None:
     printed = run_quick("opponent", tmp_path)
     assert row_of(printed, "any move")[1] == "1.0986"

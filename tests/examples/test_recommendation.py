@@ -4,10 +4,7 @@ processes."""
 from __future__ import annotations
 
 import gzip
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,8 +28,8 @@ from examples.recommendation.recommending import (
     places,
 )
 from examples.recommendation.viewers import LIKED_OTHER, LIKED_OWN, TASTES_EACH, World, simulate
+from tests.examples.running import RUN_TIMEOUT_S, ran, rows_of, run_quick
 
-SLOW_S = 110.0
 WORLD = World.draw(num_items=200, num_tastes=5, seed=1)
 SMALL_WORLD = World.draw(num_items=30, num_tastes=3, seed=1)
 
@@ -221,29 +218,10 @@ def test_log_that_cannot_be_used_says_why(text: str, told: str, tmp_path: Path) 
         read_log(path, 0)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs the example to its end."""
-    command = [sys.executable, "-m", "examples.recommendation", *arguments]
-    environment = os.environ | {"COLUMNS": "120"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=SLOW_S, env=environment, check=False)
-
-
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """What it printed, and its folder."""
-    out = tmp_path_factory.mktemp("recommendation")
-    ended = run("--quick", "--out", str(out))
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout, out
-
-
-def test_quick_run_tells_served_rankings_beside_the_others(quick: tuple[str, Path]) -> None:
-    printed, out = quick
-    rows = {
-        cells[0]: cells[1:]
-        for line in printed.splitlines()
-        if line.startswith("│") and (cells := [cell.strip() for cell in line.strip("│").split("│")])
-    }
+@pytest.mark.timeout(RUN_TIMEOUT_S)
+def test_quick_run_tells_served_rankings_beside_the_others(tmp_path: Path) -> None:
+    printed = run_quick("recommendation", tmp_path)
+    rows = {name: cells[1:] for name, cells in rows_of(printed).items()}
     assert list(rows) == [
         "ours, as served",
         "ours",
@@ -260,11 +238,10 @@ def test_quick_run_tells_served_rankings_beside_the_others(quick: tuple[str, Pat
     agreed = re.search(r"by the service, ([0-9.]+)% at the very place as offline", " ".join(printed.split()))
     assert agreed is not None
     assert float(agreed[1]) >= 90.0
-    assert (out / "seen.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_unusable_log_ends_the_run_with_a_clear_text(tmp_path: Path) -> None:
-    ended = run("--data", str(tmp_path / "none.csv"), "--out", str(tmp_path))
+    ended = ran("recommendation", "--data", tmp_path / "none.csv", "--out", tmp_path)
     assert ended.returncode == 1
     assert "recommendation: " in ended.stderr
     assert "none.csv cannot be read as CSV" in ended.stderr

@@ -13,7 +13,7 @@ from evercurrent.models.adaptive import LogError
 from examples.trading.bars import FEATURES, Bars, Scale, bars_of, known, log_of, moving_spread, moving_spreads
 from examples.trading.scores import best_decay, log_scores, mean_with_error
 from examples.trading.ticks import TICK, Ticks, autocorrelation, read_ticks, simulate
-from tests.examples.running import row_of, run_quick
+from tests.examples.running import RUN_TIMEOUT_S, row_of, run_quick
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +134,7 @@ def test_trades_are_read_as_written(tmp_path: Path, ticks: Ticks) -> None:
     assert np.array_equal(read.volume_N, first.volume_N)
 
 
+@pytest.mark.timeout(RUN_TIMEOUT_S)
 def test_a_whole_run(tmp_path: Path) -> None:
     printed = run_quick("trading", tmp_path)
     assert row_of(printed, "moving average of squares")[2] == "+0.0000"
