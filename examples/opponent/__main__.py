@@ -10,20 +10,20 @@ import numpy as np
 
 from evercurrent.models.adaptive import Adaptive, TrainerSettings, by_events_seen, replay, train
 from examples.common import Arguments, console, plot_seen, print_table, run_example, seen_bounds, serving
-from examples.opponent.games import Game, log_of, read_games, simulate, split_games
+from examples.opponent.games import Game, log_of, read_games, simulate, split_games, turned_round
 from examples.opponent.moves import NUM_MOVES
 from examples.opponent.play import Memory, Played, best_before, counted, last_round, own_two, play_all, played_by
 
 ABOUT = "Predicts a player's next move in rock, paper, scissors, and plays what beats it."
 SETTINGS = TrainerSettings(
-    batch_users=16, epochs_max=20, patience_epochs=3, learning_rate=6e-3, validation_fraction=0.15
+    batch_users=16, epochs_max=24, patience_epochs=5, learning_rate=1e-2, validation_fraction=0.15
 )
 COLUMNS = ("", "nats a move", "predicted", "won", "drawn", "lost", "points a round")
 
 
 def untrained(sizes: Mapping[str, int]) -> Adaptive:
     """A model of three moves."""
-    return Adaptive(sizes, head="categorical", num_choices=NUM_MOVES, state_size=24, embedding_size=16, hidden_size=8)
+    return Adaptive(sizes, head="categorical", num_choices=NUM_MOVES, state_size=40, embedding_size=16, hidden_size=8)
 
 
 def main(arguments: Arguments) -> None:
@@ -34,7 +34,13 @@ def main(arguments: Arguments) -> None:
     training, testing = split_games(games, 0.2, arguments.seed)
     settings = TrainerSettings(epochs_max=2, batch_users=16) if arguments.quick else SETTINGS
     model = train(
-        untrained, log_of(training), arguments.out, seed=arguments.seed, settings=settings, console=console
+        untrained,
+        log_of(training),
+        arguments.out,
+        seed=arguments.seed,
+        settings=settings,
+        vary=turned_round,
+        console=console,
     ).model
     with serving(model) as address:
         served = asyncio.run(play_all(address, testing))

@@ -12,14 +12,14 @@ import csv
 import gzip
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from evercurrent.models.adaptive import EventLog, Ids, LogError
-from examples.opponent.moves import CONTEXTS, MOVES, NUM_MOVES, Ints, contexts
+from examples.opponent.moves import CONTEXTS, MOVES, NUM_MOVES, Ints, contexts, turned
 
 COLUMNS = ("user_id", "timestamp", "game_id", "round", "move", "opponent_move")
 BEGIN_US, ROUND_US = 1_700_000_000_000_000, 3_000_000
@@ -62,6 +62,13 @@ def log_of(games: Sequence[Game]) -> EventLog:
         users=tuple(game.side for game in games),
         ids=Ids(dict(CONTEXTS), choices=MOVES),
     )
+
+
+def turned_round(log: EventLog, rng: np.random.Generator) -> EventLog:
+    """The log with the names of the moves turned round for each side of a game, by none, one or two: to the rules it is
+    all the same, and a model learns habits rather than who favoured what."""
+    by_N = rng.integers(NUM_MOVES, size=len(log.users))[log.user_N]
+    return replace(log, ids_NK=turned(log.ids_NK, by_N), outcome_N=(log.outcome_N + by_N) % NUM_MOVES)
 
 
 def read_games(path: Path) -> list[Game]:

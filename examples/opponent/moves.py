@@ -44,3 +44,11 @@ def contexts(own_T: Ints, other_T: Ints) -> Ints:
     for at in range(len(CONTEXTS)):
         ids_TK[at + 1 :, at] = round_T[: -1 - at]
     return ids_TK
+
+
+def turned(ids_NK: Ints, by_N: Ints) -> Ints:
+    """What is known [N, K] had the moves so many [N] other names: 1, rock is called paper, paper scissors, scissors
+    rock."""
+    own_NK, other_NK = np.divmod(ids_NK - 1, NUM_MOVES)
+    turned_NK: Ints = 1 + NUM_MOVES * ((own_NK + by_N[:, None]) % NUM_MOVES) + (other_NK + by_N[:, None]) % NUM_MOVES
+    return np.where(ids_NK > 0, turned_NK, 0)

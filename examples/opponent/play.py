@@ -50,7 +50,8 @@ class Played:
     @property
     def was_likeliest_T(self) -> Ints:
         """1 where the likeliest move came."""
-        return (self.chance_TP.argmax(1) == self.game.own_T).astype(np.int64)
+        was_likeliest_T: Ints = (self.chance_TP.argmax(1) == self.game.own_T).astype(np.int64)
+        return was_likeliest_T
 
 
 def best_reply(chance_P: Sequence[float]) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evercurrent.models.adaptive import LogError
-from examples.opponent.games import Game, apart, log_of, read_games, simulate, split_games
+from examples.opponent.games import Game, apart, log_of, read_games, simulate, split_games, turned_round
 from examples.opponent.moves import CONTEXTS, MOVES, beats, context, contexts, points
 from examples.opponent.play import COUNTED_BEFORE, best_before, best_reply, counted, last_round, own_two, played_by
 from tests.examples.running import row_of, run_quick
@@ -138,6 +138,20 @@ def test_one_seed_makes_up_one_log() -> None:
     games, again, other = simulate(4, 50, 3), simulate(4, 50, 3), simulate(4, 50, 4)
     assert all(np.array_equal(a.own_T, b.own_T) for a, b in zip(games, again, strict=True))
     assert not np.array_equal(games[0].own_T, other[0].own_T)
+
+
+def test_a_log_turned_round_is_that_of_games_with_other_names_of_the_moves() -> None:
+    games = simulate(20, 8, 5)
+    log = turned_round(log_of(games), np.random.default_rng(1))
+    seen = set()
+    for at, (game, places) in enumerate(zip(games, log.by_user(), strict=True)):
+        by = int(log.outcome_N[places[0]] - game.own_T[0]) % 3
+        seen.add(by)
+        other_names = log_of([replace(game, own_T=(game.own_T + by) % 3, other_T=(game.other_T + by) % 3)])
+        assert log.users[at] == game.side
+        assert np.array_equal(log.outcome_N[places], other_names.outcome_N)
+        assert np.array_equal(log.ids_NK[places], other_names.ids_NK)
+    assert seen == {0, 1, 2}
 
 
 def test_a_log_is_read_by_game_and_player(tmp_path: Path) -> None:
