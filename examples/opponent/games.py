@@ -101,6 +101,8 @@ def _sides(path: Path, rows: Iterable[dict[str, str]]) -> list[Game]:
     sides = []
     for (game, player), rounds in sorted(found.items()):
         rounds_T4 = np.array(sorted(rounds), np.int64)
+        if (np.diff(rounds_T4[:, 0]) == 0).any():
+            raise LogError(f"{path} has a round of user {player} in game {game} twice")
         sides.append(Game(game, player, rounds_T4[:, 2], rounds_T4[:, 3], 1000 * rounds_T4[:, 1]))
     return sides
 

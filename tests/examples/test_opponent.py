@@ -174,6 +174,7 @@ def test_a_log_is_read_by_game_and_player(tmp_path: Path) -> None:
     [
         ("user_id,timestamp\n", "lacks the column game_id"),
         (HEADER, "no rounds with two moves"),
+        (HEADER + 2 * "a,1,7,1,rock,paper\n", "a round of user a in game 7 twice"),
         (HEADER + "a,1,7,one,rock,paper\n", "line 2: round and timestamp are whole numbers"),
     ],
 )
