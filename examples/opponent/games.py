@@ -3,7 +3,7 @@
 A log is a CSV file (may be .gz) with a row for each player and round: user_id, timestamp (milliseconds), game_id,
 round, move, opponent_move.
 
-Letters: T rounds.
+Letters: T rounds, G games, S their sides, R results of the round before, M moves.
 """
 
 from __future__ import annotations
@@ -11,17 +11,24 @@ from __future__ import annotations
 import csv
 import gzip
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from evercurrent.models.adaptive import EventLog, Ids, LogError
-from examples.opponent.moves import CONTEXTS, MOVES, NUM_MOVES, Ints, contexts, relative, result
+from examples.opponent.moves import CONTEXTS, MOVES, NUM_MOVES, Ints, contexts, turned
 
 COLUMNS = ("user_id", "timestamp", "game_id", "round", "move", "opponent_move")
 BEGIN_US, ROUND_US = 1_700_000_000_000_000, 3_000_000
+
+AFTER_RESULT_RM = np.array([[0.0, 0.0, 0.0], [0.6, 0.0, 0.0], [-0.4, 0.4, 0.0]])
+"""What made-up players have in common, log-odds: after a draw, a win (stay), a loss (shift); of the same again, what
+beats it, what it beats. Their own habits come on top, and drift."""
+HABIT_SPREAD, FAVOURITE_SPREAD = 0.8, 0.3
+HABIT_DRIFT, FAVOURITE_DRIFT = 0.05, 0.015
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +41,34 @@ class Game:
     other_T: Ints
     time_us_T: Ints
 
+    @property
+    def side(self) -> str:
+        """Who is predicted, as a user of the service."""
+        return f"{self.player} in {self.name}"
+
 
 def log_of(games: Sequence[Game]) -> EventLog:
-    """The sides of games as a log: each is a user of its own, in the order given; what is to be predicted is the move,
-    relative to the last."""
+    """The sides of games as a log: each is a user of its own, in the order given; what is to be predicted is the
+    move."""
     lengths = [game.own_T.size for game in games]
     time_us_N = np.concatenate([game.time_us_T for game in games])
     return EventLog(
         user_N=np.repeat(np.arange(len(games)), lengths),
         order_N=np.concatenate([np.arange(length, dtype=np.float64) for length in lengths]),
         time_us_N=time_us_N,
-        ids_NK=np.concatenate([contexts(game.own_T, game.other_T)[:-1] for game in games]),
+        ids_NK=np.concatenate([contexts(game.own_T, game.other_T) for game in games]),
         features_NF=np.zeros((len(time_us_N), 0), np.float32),
-        outcome_N=np.concatenate([relative(game.own_T) for game in games]),
-        users=tuple(f"{game.player} in {game.name}" for game in games),
-        ids=Ids(dict(CONTEXTS), choices=("the same", "what beats it", "what it beats")),
+        outcome_N=np.concatenate([game.own_T for game in games]),
+        users=tuple(game.side for game in games),
+        ids=Ids(dict(CONTEXTS), choices=MOVES),
     )
+
+
+def turned_round(log: EventLog, rng: np.random.Generator) -> EventLog:
+    """The log with the names of the moves turned round for each side of a game, by none, one or two: to the rules it is
+    all the same, and a model learns habits rather than who favoured what."""
+    by_N = rng.integers(NUM_MOVES, size=len(log.users))[log.user_N]
+    return replace(log, ids_NK=turned(log.ids_NK, by_N), outcome_N=(log.outcome_N + by_N) % NUM_MOVES)
 
 
 def read_games(path: Path) -> list[Game]:
@@ -82,44 +101,51 @@ def _sides(path: Path, rows: Iterable[dict[str, str]]) -> list[Game]:
     sides = []
     for (game, player), rounds in sorted(found.items()):
         rounds_T4 = np.array(sorted(rounds), np.int64)
+        if (np.diff(rounds_T4[:, 0]) == 0).any():
+            raise LogError(f"{path} has a round of user {player} in game {game} twice")
         sides.append(Game(game, player, rounds_T4[:, 2], rounds_T4[:, 3], 1000 * rounds_T4[:, 1]))
     return sides
 
 
 def simulate(num_games: int, num_rounds: int, seed: int) -> list[Game]:
-    """Both sides of games between players with habits: after a draw, a win, a loss, how likely each is to play the same
-    again, what beats it, what it beats; and a favourite move. Some change their habits in the middle. Made up: figures
-    on them say that the system works, nothing about people."""
+    """Both sides of games between players with habits, which drift: how likely each is, after a draw, a win, a loss, to
+    play the same again, what beats it, what it beats; and a favourite move. Made up: figures on them say that the
+    system works, nothing about people."""
     rng = np.random.default_rng(seed)
-    games = []
-    for game in range(num_games):
-        habits = [_habits(rng), _habits(rng)]
-        change_at = int(rng.integers(num_rounds // 3, 2 * num_rounds))
-        moves_2T = rng.integers(NUM_MOVES, size=(2, num_rounds))
-        for t in range(1, num_rounds):
-            if t == change_at:
-                habits[int(rng.integers(2))] = _habits(rng)
-            for side in (0, 1):
-                own, other = moves_2T[side, t - 1], moves_2T[1 - side, t - 1]
-                chances = np.roll(habits[side][0][result(own, other)], own) * habits[side][1]
-                moves_2T[side, t] = rng.choice(NUM_MOVES, p=chances / chances.sum())
-        time_us_T = BEGIN_US + ROUND_US * np.arange(num_rounds)
-        for side in (0, 1):
-            player = f"player-{seed}-{2 * game + side}"
-            games.append(Game(f"game-{game}", player, moves_2T[side], moves_2T[1 - side], time_us_T))
-    return games
-
-
-def _habits(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Chances of each relative move after a draw, a win, a loss [3, 3]; factors of the moves [3]."""
-    return rng.dirichlet((0.9, 0.7, 0.7), size=3) + 0.05, rng.dirichlet((6.0, 6.0, 6.0))
+    habit_GSRM = AFTER_RESULT_RM + HABIT_SPREAD * rng.normal(size=(num_games, 2, 3, NUM_MOVES))
+    favourite_GSM = FAVOURITE_SPREAD * rng.normal(size=(num_games, 2, NUM_MOVES))
+    moves_TGS = rng.integers(NUM_MOVES, size=(num_rounds, num_games, 2))
+    for before_GS, now_GS in pairwise(moves_TGS):
+        result_GS = (before_GS - before_GS[:, ::-1]) % NUM_MOVES
+        habit_GSM = np.take_along_axis(habit_GSRM, result_GS[..., None, None], 2)[..., 0, :]
+        relative_GSM = (np.arange(NUM_MOVES) - before_GS[..., None]) % NUM_MOVES
+        log_odds_GSM = np.take_along_axis(habit_GSM, relative_GSM, 2) + favourite_GSM
+        now_GS[:] = (log_odds_GSM + rng.gumbel(size=log_odds_GSM.shape)).argmax(2)
+        habit_GSRM += HABIT_DRIFT * rng.normal(size=habit_GSRM.shape)
+        favourite_GSM += FAVOURITE_DRIFT * rng.normal(size=favourite_GSM.shape)
+    time_us_T = BEGIN_US + ROUND_US * np.arange(num_rounds)
+    return [
+        Game(f"game-{game}", f"player-{2 * game + side}", moves_TS[:, side], moves_TS[:, 1 - side], time_us_T)
+        for game, moves_TS in enumerate(moves_TGS.swapaxes(0, 1))
+        for side in (0, 1)
+    ]
 
 
 def split_games(games: Sequence[Game], fraction: float, seed: int) -> tuple[list[Game], list[Game]]:
-    """Games to train on and to test on; both sides of one are on the same side. Raises LogError."""
+    """Games to test on are drawn by seed, both sides of each; games to train on are those where nobody plays who plays
+    in one of them. Raises LogError when either would be empty."""
     names = sorted({game.name for game in games})
-    if len(names) < 2:
-        raise LogError("there is one game: training and testing need one each")
     drawn = np.random.default_rng(seed).permutation(names)
     test = set(drawn[: max(1, round(fraction * len(names)))].tolist())
-    return [game for game in games if game.name not in test], [game for game in games if game.name in test]
+    return apart(games, test)
+
+
+def apart(games: Sequence[Game], test: Collection[str]) -> tuple[list[Game], list[Game]]:
+    """As `split_games`, with the names of the games to test on given."""
+    testing = [game for game in games if game.name in test]
+    players = {game.player for game in testing}
+    met = {game.name for game in games if game.player in players}
+    training = [game for game in games if game.name not in met]
+    if not training or not testing:
+        raise LogError("training and testing need games of their own, with players of their own")
+    return training, testing

@@ -1,12 +1,11 @@
-"""Rock, paper, scissors: what beats what, and what a player is known to have done before a round.
-
-Everything is told relative to the player's last move: a habit such as "the same again", or "what would have beaten what
-I played", is then one habit and not three, one for each move. A model learns three times as much from a game so.
+"""Rock, paper, scissors: what beats what, and what is known of a player before a round.
 
 Letters: T rounds, K contexts.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +14,8 @@ MOVES = ("rock", "paper", "scissors")
 NUM_MOVES = len(MOVES)
 """A move is beaten by the next one, the last by the first."""
 
-CONTEXTS = {"last_round": 10, "two_rounds": 82, "own_moves": 28, "other_moves": 28, "results": 28}
-"""Id fields, and how many ids each has; 0: there were not so many rounds."""
+CONTEXTS = {"last_round": 10, "round_before": 10}
+"""Id fields, and how many ids each has: 1 and more for what both played, 0: there was no such round."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -26,47 +25,30 @@ def beats(move: int) -> int:
     return (move + 1) % NUM_MOVES
 
 
-def result(own: int, other: int) -> int:
-    """0: a draw; 1: won; 2: lost."""
-    return (own - other) % NUM_MOVES
+def points(own: npt.ArrayLike, other: npt.ArrayLike) -> Ints:
+    """What moves are worth against others, element by element: 1 won, 0 a draw, -1 lost."""
+    apart: Ints = (np.asarray(own) - np.asarray(other)) % NUM_MOVES
+    return np.array([0, 1, -1])[apart]
 
 
-def bases(own_T: Ints) -> Ints:
-    """What each round's moves are relative to [T]: the player's move before; rock in the first."""
-    return np.concatenate(([0], own_T[:-1]))
-
-
-def relative(own_T: Ints) -> Ints:
-    """Each round's choice [T], relative: 0, the same again."""
-    choice_T: Ints = (own_T - bases(own_T)) % NUM_MOVES
-    return choice_T
+def context(own: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
+    """What is known [K] after these rounds: ids of CONTEXTS."""
+    rounds = [1 + NUM_MOVES * mine + theirs for mine, theirs in zip(own[-2:], other[-2:], strict=True)]
+    return (*reversed(rounds), *[0] * (len(CONTEXTS) - len(rounds)))
 
 
 def contexts(own_T: Ints, other_T: Ints) -> Ints:
-    """What is known before each round [T, K], and before the one that comes after them all [T + 1, K]: ids of CONTEXTS,
-    from the rounds before alone."""
-    num_rounds = own_T.size
-    ids_TK = np.zeros((num_rounds + 1, len(CONTEXTS)), np.int64)
-    for t in range(1, num_rounds + 1):
-        ids_TK[t] = context(own_T[:t], other_T[:t])
+    """What is known before each round [T, K], from the rounds before it alone."""
+    round_T = 1 + NUM_MOVES * own_T + other_T
+    ids_TK = np.zeros((own_T.size, len(CONTEXTS)), np.int64)
+    for at in range(len(CONTEXTS)):
+        ids_TK[at + 1 :, at] = round_T[: -1 - at]
     return ids_TK
 
 
-def context(own_T: Ints, other_T: Ints) -> tuple[int, ...]:
-    """What is known [K] after these rounds."""
-    if not own_T.size:
-        return (0,) * len(CONTEXTS)
-    base = own_T[-1]
-    own = [int(move - base) % NUM_MOVES for move in own_T[:-4:-1]]
-    other = [int(move - base) % NUM_MOVES for move in other_T[:-4:-1]]
-    results = [result(mine, theirs) for mine, theirs in zip(own, other, strict=True)]
-    last = 3 * own[0] + other[0]
-    two = 0 if len(own) < 2 else 1 + 9 * last + 3 * own[1] + other[1]
-    return (1 + last, two, *(_together(moves) for moves in (own, other, results)))
-
-
-def _together(values: list[int]) -> int:
-    """One id of three values."""
-    if len(values) < 3:
-        return 0
-    return 1 + 9 * values[0] + 3 * values[1] + values[2]
+def turned(ids_NK: Ints, by_N: Ints) -> Ints:
+    """What is known [N, K] had the moves so many [N] other names: 1, rock is called paper, paper scissors, scissors
+    rock."""
+    own_NK, other_NK = np.divmod(ids_NK - 1, NUM_MOVES)
+    turned_NK: Ints = 1 + NUM_MOVES * ((own_NK + by_N[:, None]) % NUM_MOVES) + (other_NK + by_N[:, None]) % NUM_MOVES
+    return np.where(ids_NK > 0, turned_NK, 0)

@@ -156,6 +156,28 @@ def test_choices_that_each_user_keeps_to_are_learned(tmp_path: Path) -> None:
     assert trained.validation["step_loss"] == pytest.approx(trained.validation["loss"], abs=1e-4)
 
 
+def test_each_epoch_is_of_a_variation_of_the_users_fitted(tmp_path: Path) -> None:
+    """Users held out are never turned over: what was fitted on others who were tells the wrong thing of them. A
+    variation that changes nothing changes nothing."""
+    outcome_N = (np.random.default_rng(1).random(1_000) < 0.9).astype(np.float32)
+    log = events(outcome_N, np.zeros((1_000, 0), np.int64), 50, {})
+    settings = dataclasses.replace(FAMILY_QUICK, batch_users=8, epochs_max=4)
+    given: list[list[int]] = []
+
+    def turn_over(to_fit: EventLog, rng: np.random.Generator) -> EventLog:
+        given.append(to_fit.active_users.tolist())
+        return dataclasses.replace(to_fit, outcome_N=1 - to_fit.outcome_N)
+
+    as_it_is, unchanged, turned_over = (
+        train_family(lambda _: Adaptive({}, ("one",), state_size=2), log, tmp_path, settings=settings, vary=vary)
+        for vary in (None, lambda to_fit, _: to_fit, turn_over)
+    )
+    fitted, _ = split_users(log, test_fraction=settings.validation_fraction, seed=0)
+    assert given == [fitted.active_users.tolist()] * turned_over.epochs
+    assert unchanged.validation == as_it_is.validation
+    assert turned_over.validation["loss"] > as_it_is.validation["loss"] + 0.02
+
+
 def test_levels_and_how_sure_they_are_are_learned(tmp_path: Path) -> None:
     """A user's values lie around a level of their own, .1 wide: the density says so after some events."""
     rng = np.random.default_rng(1)

@@ -38,6 +38,10 @@ WEIGHTS_FILE, METRICS_FILE, IDS_FILE, CURVES_FILE = "weights.safetensors", "metr
 
 M = TypeVar("M", bound=Adaptive)
 
+Vary = Callable[[EventLog, np.random.Generator], EventLog]
+"""Gives a log that might as well have been: the same events and users in the same places, with other ids, features or
+outcomes. What a use is indifferent to (names turned round, a mirror image) need not be learned from examples."""
+
 
 @dataclass(frozen=True, slots=True)
 class Penalty:
@@ -101,10 +105,12 @@ def train(
     seed: int = 0,
     test_users: Collection[str] = (),
     settings: TrainerSettings | None = None,
+    vary: Vary | None = None,
     console: Console | None = None,
 ) -> Trained[M]:
     """Trains on all users but `test_users` and writes weights, ids, metrics and curves into `out`, which is made if
-    need be. `make` builds the untrained model for id fields of these sizes.
+    need be. `make` builds the untrained model for id fields of these sizes. With `vary`, each epoch is of a variation
+    of the users fitted; those held out stay as they are.
 
     The model has a row for every id of the whole log, those that only test users met included. Progress is shown on
     `console`. Raises LogError when too few users are left, OSError when `out` cannot be written.
@@ -115,7 +121,7 @@ def train(
     to_fit, to_validate = split_users(to_train, test_fraction=settings.validation_fraction, seed=seed)
     with _one_thread():
         begun = time.perf_counter()
-        training = _Training(make(log.ids.sizes), to_fit, to_validate, settings, seed)
+        training = _Training(make(log.ids.sizes), to_fit, to_validate, settings, seed, vary)
         epochs = training.run(console)
         train_s = time.perf_counter() - begun
         model = training.model
@@ -156,7 +162,16 @@ def scores_of(model: Adaptive, log: EventLog) -> dict[str, float]:
 class _Training(Generic[M]):
     """One run: the model, its optimizer, its running average, the users to fit, the losses of its epochs."""
 
-    def __init__(self, model: M, to_fit: EventLog, to_validate: EventLog, settings: TrainerSettings, seed: int) -> None:
+    def __init__(
+        self,
+        model: M,
+        to_fit: EventLog,
+        to_validate: EventLog,
+        settings: TrainerSettings,
+        seed: int,
+        vary: Vary | None = None,
+    ) -> None:
+        self._to_fit, self._vary = to_fit, vary
         self._windows = Windows(to_fit)
         self._to_validate = to_validate
         self._settings = settings
@@ -189,6 +204,8 @@ class _Training(Generic[M]):
             bar = progress.add_task("training", total=self._settings.epochs_max * num_users, scores="")
             for epoch in range(1, self._settings.epochs_max + 1):
                 losses = []
+                if self._vary is not None:
+                    self._windows = Windows(self._vary(self._to_fit, self._rng))
                 for users in self._batches():
                     losses += self._fit(users)
                     progress.advance(bar, len(users))
