@@ -1,0 +1,102 @@
+"""`make example-trading`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import numpy as np
+
+from evercurrent.cli.evaluate import Service, serve
+from evercurrent.models.adaptive import Adaptive, EventLog, TrainerSettings, by_events_seen, replay, train
+from examples.common import Arguments, console, plot_seen, print_table, run_example, seen_bounds, serving
+from examples.trading.bars import BAR_TRADES, FEATURES
+from examples.trading.parts import NIGHT_BARS, Parts, recorded, simulated
+from examples.trading.scores import estimate, ewma_std, log_score, tuned_decay
+from examples.trading.ticks import Doubles
+
+ABOUT = "Predicts the distribution of an instrument's next return. No claim of profit."
+
+
+def main(arguments: Arguments) -> None:
+    """Trains, serves bars that came later or of unseen instruments, compares with simpler volatilities."""
+    parts = simulated(arguments.seed, arguments.quick) if arguments.data is None else recorded(arguments.data)
+    model = train(
+        untrained,
+        parts.training,
+        arguments.out,
+        seed=arguments.seed,
+        settings=TrainerSettings(epochs_max=2 if arguments.quick else parts.epochs, batch_users=16),
+        console=console,
+    ).model
+    stream = parts.testing.stream()
+    with serving(model) as address:
+        served, _ = asyncio.run(serve(Service(address), stream, model.prediction_width, console))
+    served_NP = served.astype(np.float64)
+    night_NP = replay(model, stream, NIGHT_BARS).batch_NP.astype(np.float64)
+    never_NP = replay(model, stream, len(stream)).batch_NP.astype(np.float64)
+    decay = tuned_decay(parts.tuning)
+    zero_N = np.zeros(len(stream))
+    predictions: dict[str, tuple[Doubles, Doubles]] = {
+        "as served": (served_NP[:, 0], served_NP[:, 1]),
+        "as served, mean taken as zero": (zero_N, served_NP[:, 1]),
+        "state of last night": (night_NP[:, 0], night_NP[:, 1]),
+        "state never taught": (never_NP[:, 0], never_NP[:, 1]),
+        f"EWMA volatility, decay {decay:g}": (zero_N, ewma_std(stream, decay)),
+        "constant volatility": (zero_N, zero_N + 1.0),
+    }
+    score = {name: log_score(mean_N, std_N, stream.outcome_N) for name, (mean_N, std_N) in predictions.items()}
+    ewma_N = score[f"EWMA volatility, decay {decay:g}"]
+    _tell_bounce(parts)
+    _tell_scores(stream, predictions, score, ewma_N)
+    _tell_costs(parts, stream, served_NP[:, 0])
+    bounds = seen_bounds(max(places.size for places in stream.by_user()), 8)
+    curves = {name: by_events_seen(stream, score[name] - ewma_N, bounds) for name in list(predictions)[:4:2]}
+    title, seen = "Gain over an EWMA of squared returns", "bars of the instrument before"
+    plot_seen(bounds, curves, arguments.out / "seen.png", title, "log score gain, nats a bar", seen)
+
+
+def untrained(sizes: Mapping[str, int]) -> Adaptive:
+    """The family with a Gaussian head on FEATURES."""
+    return Adaptive(sizes, FEATURES, "gaussian", state_size=16, embedding_size=16, hidden_size=8, uses_time=True)
+
+
+def _tell_bounce(parts: Parts) -> None:
+    rows = [("from trade to trade", f"{parts.bounce:+.3f}"), (f"from bar to bar of {BAR_TRADES}", f"{parts.left:+.3f}")]
+    print_table("What the bounce between bid and ask leaves", ("", "autocorrelation of returns"), rows)
+
+
+def _tell_scores(
+    stream: EventLog, predictions: Mapping[str, tuple[Doubles, Doubles]], score: Mapping[str, Doubles], ewma_N: Doubles
+) -> None:
+    rows = []
+    for name, (mean_N, std_N) in predictions.items():
+        sigmas_N = np.abs((stream.outcome_N - mean_N) / std_N)
+        gain = estimate(stream, score[name] - ewma_N)
+        within = [f"{np.mean(sigmas_N < sigmas):.1%}" for sigmas in (1, 2)]
+        rows.append((name, f"{score[name].mean():.4f}", f"{gain.mean:+.4f} ± {gain.error:.4f}", *within))
+    rows.append(("a Gaussian that is true", "", "", "68.3%", "95.4%"))
+    columns = ("", "log score, nats a bar", "gain over EWMA", "within 1 std", "within 2 std")
+    about = f"{len(stream):,} bars of {BAR_TRADES} trades, {stream.active_users.size} never trained on; more is better"
+    print_table("How far will the price move in the next bar?", columns, rows, about)
+
+
+def _tell_costs(parts: Parts, stream: EventLog, mean_N: Doubles) -> None:
+    outcome_N = stream.outcome_N
+    right_N = np.where(outcome_N == 0, np.nan, np.sign(mean_N) == np.sign(outcome_N))
+    right = estimate(stream, right_N)
+    low, high = right.interval
+    tick = parts.tick
+    rows = [
+        ("bars whose direction the mean has right", f"{right.mean:.1%} ({low:.1%} to {high:.1%})"),
+        ("mean absolute return that is predicted", f"{np.abs(mean_N).mean() / tick:.3f} ticks"),
+        ("mean absolute return that happens", f"{np.abs(outcome_N).mean() / tick:.3f} ticks"),
+        ("a round trip costs, by the spread alone", "1 tick"),
+        ("bars with a predicted return above that", f"{np.mean(np.abs(mean_N) > tick):.2%}"),
+    ]
+    about = "No claim of profit: what the mean knows is what the bounce left, and a round trip costs more than that."
+    print_table("What the mean is worth", ("", ""), rows, about)
+
+
+if __name__ == "__main__":
+    run_example("trading", ABOUT, "a CSV file of one instrument's trades: timestamp_ms,price,volume", main)

@@ -1,0 +1,74 @@
+"""What predictions are compared with, and how surely one is better than another.
+
+Letters: N events.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evercurrent.models.adaptive import EventLog
+from examples.trading.ticks import Doubles
+
+DECAYS = (0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
+BLOCK_EVENTS = 20
+NUM_DRAWS = 1_000
+_HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+
+
+def log_score(mean_N: npt.ArrayLike, std_N: npt.ArrayLike, outcome_N: npt.ArrayLike) -> Doubles:
+    """The log of a Gaussian's density at what happened, nats: more is better."""
+    mean, std, outcome = (np.asarray(each, np.float64) for each in (mean_N, std_N, outcome_N))
+    score_N: Doubles = -0.5 * np.square((outcome - mean) / std) - np.log(std) - _HALF_LOG_TAU
+    return score_N
+
+
+def ewma_std(log: EventLog, decay: float) -> Doubles:
+    """Each user's standard deviation [N] before each event, about a mean of zero: the root of the exponentially
+    weighted mean of squared outcomes so far, which begins with one unit."""
+    std_N = np.empty(len(log))
+    for places in log.by_user():
+        variance = 1.0
+        for place in places.tolist():
+            std_N[place] = math.sqrt(variance)
+            variance = decay * variance + (1 - decay) * float(log.outcome_N[place]) ** 2
+    return std_N
+
+
+def tuned_decay(log: EventLog) -> float:
+    """The one of DECAYS that would have predicted a log best."""
+    return max(DECAYS, key=lambda decay: log_score(0.0, ewma_std(log, decay), log.outcome_N).mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean and its standard error."""
+
+    mean: float
+    error: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Holds the true mean 95 times of 100."""
+        return self.mean - 1.96 * self.error, self.mean + 1.96 * self.error
+
+
+def estimate(log: EventLog, value_N: npt.ArrayLike, seed: int = 0) -> Estimate:
+    """The mean of a value of each event, NaN where it has none, its error by a bootstrap of blocks: BLOCK_EVENTS events
+    of a user that follow each other are drawn together, for they are not independent (Künsch 1989,
+    https://doi.org/10.1214/aos/1176347265)."""
+    values = np.asarray(value_N, np.float64)
+    blocks = [
+        values[places[start : start + BLOCK_EVENTS]]
+        for places in log.by_user()
+        for start in range(0, places.size, BLOCK_EVENTS)
+    ]
+    sum_K = np.array([np.nansum(block) for block in blocks])
+    num_K = np.array([np.count_nonzero(~np.isnan(block)) for block in blocks])
+    drawn_DK = np.random.default_rng(seed).integers(len(blocks), size=(NUM_DRAWS, len(blocks)))
+    means_D = sum_K[drawn_DK].sum(1) / np.maximum(num_K[drawn_DK].sum(1), 1)
+    return Estimate(float(np.nanmean(values)), float(means_D.std()))
