@@ -20,13 +20,15 @@ ABOUT = "Predicts the distribution of an instrument's next return. No claim of p
 
 def main(arguments: Arguments) -> None:
     """Trains, serves bars that came later or of unseen instruments, compares with simpler volatilities."""
-    parts = simulated(arguments.seed, arguments.quick) if arguments.data is None else recorded(arguments.data)
+    quick = arguments.quick
+    parts = simulated(arguments.seed, quick) if arguments.data is None else recorded(arguments.data, quick)
     model = train(
         untrained,
         parts.training,
         arguments.out,
         seed=arguments.seed,
-        settings=TrainerSettings(epochs_max=2 if arguments.quick else parts.epochs, batch_users=16),
+        validation_users=parts.validation_users,
+        settings=TrainerSettings(epochs_max=2 if quick else 12, batch_users=16),
         console=console,
     ).model
     stream = parts.testing.stream()
@@ -39,14 +41,14 @@ def main(arguments: Arguments) -> None:
     zero_N = np.zeros(len(stream))
     predictions: dict[str, tuple[Doubles, Doubles]] = {
         "as served": (served_NP[:, 0], served_NP[:, 1]),
-        "as served, mean taken as zero": (zero_N, served_NP[:, 1]),
+        "its mean as zero": (zero_N, served_NP[:, 1]),
         "state of last night": (night_NP[:, 0], night_NP[:, 1]),
-        "state never taught": (never_NP[:, 0], never_NP[:, 1]),
-        f"EWMA volatility, decay {decay:g}": (zero_N, ewma_std(stream, decay)),
-        "constant volatility": (zero_N, zero_N + 1.0),
+        "never taught": (never_NP[:, 0], never_NP[:, 1]),
+        f"EWMA, decay {decay:g}": (zero_N, ewma_std(stream, decay)),
+        "constant": (zero_N, zero_N + 1.0),
     }
     score = {name: log_score(mean_N, std_N, stream.outcome_N) for name, (mean_N, std_N) in predictions.items()}
-    ewma_N = score[f"EWMA volatility, decay {decay:g}"]
+    ewma_N = score[f"EWMA, decay {decay:g}"]
     _tell_bounce(parts)
     _tell_scores(stream, predictions, score, ewma_N)
     _tell_costs(parts, stream, served_NP[:, 0])
@@ -74,10 +76,13 @@ def _tell_scores(
         sigmas_N = np.abs((stream.outcome_N - mean_N) / std_N)
         gain = estimate(stream, score[name] - ewma_N)
         within = [f"{np.mean(sigmas_N < sigmas):.1%}" for sigmas in (1, 2)]
-        rows.append((name, f"{score[name].mean():.4f}", f"{gain.mean:+.4f} ± {gain.error:.4f}", *within))
-    rows.append(("a Gaussian that is true", "", "", "68.3%", "95.4%"))
-    columns = ("", "log score, nats a bar", "gain over EWMA", "within 1 std", "within 2 std")
-    about = f"{len(stream):,} bars of {BAR_TRADES} trades, {stream.active_users.size} never trained on; more is better"
+        rows.append((name, f"{score[name].mean():.4f}", f"{gain.mean:+.4f} ±{gain.error:.4f}", *within))
+    rows.append(("a true Gaussian", "", "", "68.3%", "95.4%"))
+    columns = ("", "log score", "gain over EWMA", "< 1 std", "< 2 std")
+    about = (
+        f"Nats a bar, more is better: {len(stream):,} bars of {BAR_TRADES} trades of {stream.active_users.size} users"
+        " whom training never met. ± one standard error."
+    )
     print_table("How far will the price move in the next bar?", columns, rows, about)
 
 

@@ -21,9 +21,9 @@ BAR_TRADES = 200
 SPARSE_TRADES = 25
 """So many trades apart, prices bounce little: their squares, added up, are a bar's realised variance (Zhang, Mykland
 and Aït-Sahalia 2005, https://doi.org/10.1198/016214505000000169)."""
-NEAR_TRADES = 10
+NEAR_TRADES, FAR_TRADES = 10, 50
 DECAY_LATELY, DECAY_LONG = 0.8, 0.95
-SIGNED = ("return", "return before", "above the last trades", "above the bar")
+SIGNED = ("return", "above the last trades", "above the trades before")
 SIZED = ("realised", "realised lately", "realised for long", "jumps", "volume", "squares lately", "squares for long")
 FEATURES = (*SIGNED, *SIZED)
 FEATURE_MAX = 4.0
@@ -33,15 +33,15 @@ _FLOOR = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """N bars of one instrument, each known at its close. `above_near_N`, `above_bar_N`: the last price less the mean of
-    the last NEAR_TRADES and of the bar's, as log returns; `realised_N`, `jumps_N`: sums of squared log returns,
+    """N bars of one instrument, each known at its close. `above_near_N`, `above_far_N`: the last price less the mean of
+    the last NEAR_TRADES or FAR_TRADES, as log returns; `realised_N`, `jumps_N`: sums of squared log returns,
     SPARSE_TRADES apart and from trade to trade. `tick_N`: a tick as a log return."""
 
     name: str
     close_us_N: Ints
     return_N: Doubles
     above_near_N: Doubles
-    above_bar_N: Doubles
+    above_far_N: Doubles
     realised_N: Doubles
     jumps_N: Doubles
     volume_N: Doubles
@@ -66,16 +66,17 @@ def bars_of(ticks: Ticks, first: int = 0) -> Bars:
     flat = log_NT.ravel()
 
     def squares(apart: int) -> Doubles:
-        square_T = np.zeros_like(flat)
+        square_T: Doubles = np.zeros_like(flat)
         square_T[apart:] = np.square(flat[apart:] - flat[:-apart]) / apart
-        return square_T.reshape(num_bars, BAR_TRADES).sum(1)
+        sum_N: Doubles = square_T.reshape(num_bars, BAR_TRADES).sum(1)
+        return sum_N
 
     bars = Bars(
         name=ticks.name,
         close_us_N=ticks.time_us_T[used].reshape(num_bars, BAR_TRADES)[:, -1],
         return_N=np.diff(close_N, prepend=np.nan),
         above_near_N=close_N - log_NT[:, -NEAR_TRADES:].mean(1),
-        above_bar_N=close_N - log_NT.mean(1),
+        above_far_N=close_N - log_NT[:, -FAR_TRADES:].mean(1),
         realised_N=squares(SPARSE_TRADES),
         jumps_N=squares(1),
         volume_N=ticks.volume_T[used].reshape(num_bars, BAR_TRADES).sum(1),
@@ -163,12 +164,10 @@ def features_of(bars: Bars, scale: Scale) -> np.ndarray:
 def _features(bars: Bars, scale: Scale) -> Doubles:
     unit = scale.unit
     realised_N, square_N = bars.realised_N / unit**2, np.square(bars.return_N / unit)
-    return_before_N = np.concatenate(([0.0], bars.return_N[:-1]))
     columns = {
         "return": bars.return_N / unit,
-        "return before": return_before_N / unit,
         "above the last trades": bars.above_near_N / unit,
-        "above the bar": bars.above_bar_N / unit,
+        "above the trades before": bars.above_far_N / unit,
         "realised": _log_std(realised_N),
         "realised lately": _log_std(recent(realised_N, DECAY_LATELY, scale.realised)),
         "realised for long": _log_std(recent(realised_N, DECAY_LONG, scale.realised)),

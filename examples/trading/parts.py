@@ -6,6 +6,7 @@ user who begins anew, and all that follows is one user of whom nothing was known
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,24 +18,27 @@ from examples.trading.market import Market, simulate
 from examples.trading.ticks import Ticks, autocorrelation, read_ticks
 
 TRAINING_SHARE = 0.65
-STRETCH_BARS = 100
+STRETCH_BARS = 200
+TRADES_MIN = 220_000
 PHASES = 8
+"""A recording's bars for training are cut at so many places: where a bar begins is chance, and its trades are few."""
+VALIDATION_EVERY = 5
 NIGHT_BARS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """`training` has all users to fit, `tuning` those of them that do not overlap, for what has one parameter.
-    `bounce`, `left`: autocorrelations of returns of trades and of bars, means of instruments. `tick`: in the unit of
-    outcomes, a mean of what is tested. `epochs`: at most so many to train."""
+    """`training` has all users to fit and those who choose the epoch, `tuning` those of them that do not overlap, for
+    what has one parameter. `bounce`, `left`: autocorrelations of the returns of trades and of bars, means of
+    instruments. `tick`: in the unit of outcomes, a mean of what is tested."""
 
     training: EventLog
+    validation_users: frozenset[str]
     tuning: EventLog
     testing: EventLog
     bounce: float
     left: float
     tick: float
-    epochs: int
 
 
 def simulated(seed: int, quick: bool) -> Parts:
@@ -42,37 +46,40 @@ def simulated(seed: int, quick: bool) -> Parts:
     num_training, num_testing, num_bars = (8, 4, 60) if quick else (60, 30, 300)
     market = simulate(Market(), num_training + num_testing, num_bars * BAR_TRADES, seed)
     bars = [bars_of(ticks) for ticks in market]
-    return _parts(bars[:num_training], bars[:num_training], bars[num_training:], market, epochs=12)
+    of_each = [[each] for each in bars[:num_training]]
+    return _parts(of_each, bars[num_training:], market)
 
 
-def recorded(path: Path) -> Parts:
-    """One instrument's earlier and later trades. Bars for training are cut at PHASES places, for where a bar begins is
-    chance. Raises LogError."""
+def recorded(path: Path, quick: bool) -> Parts:
+    """One instrument's earlier and later trades. Raises LogError."""
     ticks = read_ticks(path)
+    if len(ticks) < TRADES_MIN or not ticks.tick_size > 0:
+        raise LogError(f"{path} has {len(ticks)} trades: at least {TRADES_MIN} at changing prices are needed")
     cut = int(len(ticks) * TRAINING_SHARE)
-    least = 4 * STRETCH_BARS * BAR_TRADES
-    if cut < least or not ticks.tick_size > 0:
-        raise LogError(f"{path} has {len(ticks)} trades: at least {int(least / TRAINING_SHARE) + 1} at changing prices")
     earlier, later = ticks.at(slice(0, cut)), ticks.at(slice(cut, None))
-    phases = [bars_of(earlier, phase * BAR_TRADES // PHASES) for phase in range(PHASES)]
-    stretches = [_stretches(bars, f"phase {phase}") for phase, bars in enumerate(phases)]
-    every = [stretch for of_phase in stretches for stretch in of_phase]
-    return _parts(every, stretches[0], [bars_of(later)], [ticks], epochs=8)
+    phases = [bars_of(earlier, phase * BAR_TRADES // PHASES) for phase in range(1 if quick else PHASES)]
+    of_each = [
+        [
+            bars.at(slice(start, start + STRETCH_BARS), f"bars from {start}, phase {at}")
+            for at, bars in enumerate(phases)
+        ]
+        for start in range(0, min(map(len, phases)) - STRETCH_BARS + 1, STRETCH_BARS)
+    ]
+    return _parts(of_each, [bars_of(later)], [ticks])
 
 
-def _stretches(bars: Bars, name: str) -> list[Bars]:
-    starts = range(0, len(bars) - STRETCH_BARS + 1, STRETCH_BARS)
-    return [bars.at(slice(start, start + STRETCH_BARS), f"{name}, bar {start}") for start in starts]
-
-
-def _parts(training: list[Bars], tuning: list[Bars], testing: list[Bars], market: list[Ticks], epochs: int) -> Parts:
-    scale = scale_of(training)
+def _parts(of_each: Sequence[Sequence[Bars]], testing: Sequence[Bars], market: Sequence[Ticks]) -> Parts:
+    """Of instruments or stretches for training, each at all its phases."""
+    every = [bars for phases in of_each for bars in phases]
+    chosen = [bars.name for phases in of_each[2::VALIDATION_EVERY] for bars in phases]
+    scale = scale_of(every)
+    training = mirrored(event_log(every, scale))
     return Parts(
-        training=mirrored(event_log(training, scale)),
-        tuning=event_log(tuning, scale),
+        training=training,
+        validation_users=frozenset(name for name in training.users if name.removesuffix(" mirrored") in chosen),
+        tuning=event_log([phases[0] for phases in of_each], scale),
         testing=event_log(testing, scale),
         bounce=float(np.mean([autocorrelation(np.diff(np.log(ticks.price_T))) for ticks in market])),
         left=float(np.mean([autocorrelation(bars_of(ticks).return_N) for ticks in market])),
         tick=float(np.concatenate([bars.tick_N for bars in testing]).mean() / scale.unit),
-        epochs=epochs,
     )
