@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,10 +13,12 @@ from evercurrent.models.adaptive import Adaptive, EventLog, TrainerSettings, by_
 from examples.common import Arguments, console, plot_seen, print_table, run_example, seen_bounds, serving
 from examples.trading.bars import BAR_TRADES, FEATURES
 from examples.trading.parts import NIGHT_BARS, Parts, recorded, simulated
-from examples.trading.scores import estimate, ewma_std, log_score, tuned_decay
-from examples.trading.ticks import Doubles
+from examples.trading.scores import Estimate, blocks_of, estimate, ewma_std, log_score, tuned_decay
+from examples.trading.ticks import Doubles, Ints
 
 ABOUT = "Predicts the distribution of an instrument's next return. No claim of profit."
+SETTINGS = TrainerSettings(epochs_max=12, batch_users=16, learning_rate=4e-3, weight_decay=1.0)
+"""For few bars: of a recording there are some thousands, and the weights are about as many."""
 
 
 def main(arguments: Arguments) -> None:
@@ -28,7 +31,7 @@ def main(arguments: Arguments) -> None:
         arguments.out,
         seed=arguments.seed,
         validation_users=parts.validation_users,
-        settings=TrainerSettings(epochs_max=2 if quick else 12, batch_users=16),
+        settings=replace(SETTINGS, epochs_max=2) if quick else SETTINGS,
         console=console,
     ).model
     stream = parts.testing.stream()
@@ -50,8 +53,9 @@ def main(arguments: Arguments) -> None:
     score = {name: log_score(mean_N, std_N, stream.outcome_N) for name, (mean_N, std_N) in predictions.items()}
     ewma_N = score[f"EWMA, decay {decay:g}"]
     _tell_bounce(parts)
-    _tell_scores(stream, predictions, score, ewma_N)
-    _tell_costs(parts, stream, served_NP[:, 0])
+    block_N = blocks_of(stream, parts.is_one)
+    _tell_scores(stream, predictions, score, ewma_N, block_N)
+    _tell_costs(stream.outcome_N / parts.tick, served_NP[:, 0] / parts.tick, block_N)
     bounds = seen_bounds(max(places.size for places in stream.by_user()), 8)
     curves = {name: by_events_seen(stream, score[name] - ewma_N, bounds) for name in list(predictions)[:4:2]}
     title, seen = "Gain over an EWMA of squared returns", "bars of the instrument before"
@@ -69,12 +73,16 @@ def _tell_bounce(parts: Parts) -> None:
 
 
 def _tell_scores(
-    stream: EventLog, predictions: Mapping[str, tuple[Doubles, Doubles]], score: Mapping[str, Doubles], ewma_N: Doubles
+    stream: EventLog,
+    predictions: Mapping[str, tuple[Doubles, Doubles]],
+    score: Mapping[str, Doubles],
+    ewma_N: Doubles,
+    block_N: Ints,
 ) -> None:
     rows = []
     for name, (mean_N, std_N) in predictions.items():
         sigmas_N = np.abs((stream.outcome_N - mean_N) / std_N)
-        gain = estimate(stream, score[name] - ewma_N)
+        gain = estimate(score[name] - ewma_N, block_N)
         within = [f"{np.mean(sigmas_N < sigmas):.1%}" for sigmas in (1, 2)]
         rows.append((name, f"{score[name].mean():.4f}", f"{gain.mean:+.4f} ±{gain.error:.4f}", *within))
     rows.append(("a true Gaussian", "", "", "68.3%", "95.4%"))
@@ -86,21 +94,23 @@ def _tell_scores(
     print_table("How far will the price move in the next bar?", columns, rows, about)
 
 
-def _tell_costs(parts: Parts, stream: EventLog, mean_N: Doubles) -> None:
-    outcome_N = stream.outcome_N
-    right_N = np.where(outcome_N == 0, np.nan, np.sign(mean_N) == np.sign(outcome_N))
-    right = estimate(stream, right_N)
-    low, high = right.interval
-    tick = parts.tick
+def _tell_costs(outcome_N: Doubles, mean_N: Doubles, block_N: Ints) -> None:
+    """Both in ticks."""
+    right = estimate(np.where(outcome_N == 0, np.nan, np.sign(mean_N) == np.sign(outcome_N)), block_N)
+    followed = estimate(np.sign(mean_N) * outcome_N, block_N)
     rows = [
-        ("bars whose direction the mean has right", f"{right.mean:.1%} ({low:.1%} to {high:.1%})"),
-        ("mean absolute return that is predicted", f"{np.abs(mean_N).mean() / tick:.3f} ticks"),
-        ("mean absolute return that happens", f"{np.abs(outcome_N).mean() / tick:.3f} ticks"),
-        ("a round trip costs, by the spread alone", "1 tick"),
-        ("bars with a predicted return above that", f"{np.mean(np.abs(mean_N) > tick):.2%}"),
+        ("moves whose direction the mean has right", _interval(right, ".1%")),
+        ("mean return that is predicted, either way, ticks", f"{np.abs(mean_N).mean():.3f}"),
+        ("mean return in the direction predicted, ticks", _interval(followed, ".3f")),
+        ("what a round trip costs by the spread alone, ticks", "1"),
     ]
-    about = "No claim of profit: what the mean knows is what the bounce left, and a round trip costs more than that."
+    about = "In brackets: 95 % intervals. No claim of profit: fees, queues, delay and impact come on top of the spread."
     print_table("What the mean is worth", ("", ""), rows, about)
+
+
+def _interval(found: Estimate, form: str) -> str:
+    low, high = found.interval
+    return f"{found.mean:{form}} [{low:{form}} to {high:{form}}]"
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ class Market:
     """What instruments are drawn from. Levels: standard deviations of CHUNK_TRADES trades, in ticks. Persistences are
     by chunk; `regime_scale`: of the turbulent one, that of the calm one is 1."""
 
-    level_low: float = 0.7
-    level_high: float = 2.0
+    level_low: float = 1.2
+    level_high: float = 3.6
     factor_std: float = 0.35
     factor_persistence: float = 0.995
     regime_scale: float = 1.8

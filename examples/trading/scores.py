@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evercurrent.models.adaptive import EventLog
-from examples.trading.ticks import Doubles
+from examples.trading.ticks import Doubles, Ints
 
 DECAYS = (0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
 BLOCK_EVENTS = 20
@@ -57,18 +57,23 @@ class Estimate:
         return self.mean - 1.96 * self.error, self.mean + 1.96 * self.error
 
 
-def estimate(log: EventLog, value_N: npt.ArrayLike, seed: int = 0) -> Estimate:
-    """The mean of a value of each event, NaN where it has none, its error by a bootstrap of blocks: BLOCK_EVENTS events
-    of a user that follow each other are drawn together, for they are not independent (Künsch 1989,
-    https://doi.org/10.1214/aos/1176347265)."""
+def blocks_of(log: EventLog, together: bool = False) -> Ints:
+    """The number of each event's block [N]: BLOCK_EVENTS events of a user that follow each other, or, where users are
+    the same trades cut otherwise and so belong `together`, those of all users at the same places."""
+    block_N, num_blocks = np.empty(len(log), np.int64), 0
+    for places in log.by_user():
+        block_N[places] = np.arange(places.size) // BLOCK_EVENTS + num_blocks
+        num_blocks = 0 if together else int(block_N[places[-1]]) + 1
+    return block_N
+
+
+def estimate(value_N: npt.ArrayLike, block_N: Ints, seed: int = 0) -> Estimate:
+    """The mean of a value of each event, NaN where it has none, its error by a bootstrap of blocks, whose events are
+    drawn together, for they are not independent (Künsch 1989, https://doi.org/10.1214/aos/1176347265)."""
     values = np.asarray(value_N, np.float64)
-    blocks = [
-        values[places[start : start + BLOCK_EVENTS]]
-        for places in log.by_user()
-        for start in range(0, places.size, BLOCK_EVENTS)
-    ]
-    sum_K = np.array([np.nansum(block) for block in blocks])
-    num_K = np.array([np.count_nonzero(~np.isnan(block)) for block in blocks])
-    drawn_DK = np.random.default_rng(seed).integers(len(blocks), size=(NUM_DRAWS, len(blocks)))
+    has_N = ~np.isnan(values)
+    sum_K = np.bincount(block_N[has_N], values[has_N])
+    num_K = np.bincount(block_N[has_N])
+    drawn_DK = np.random.default_rng(seed).integers(sum_K.size, size=(NUM_DRAWS, sum_K.size))
     means_D = sum_K[drawn_DK].sum(1) / np.maximum(num_K[drawn_DK].sum(1), 1)
-    return Estimate(float(np.nanmean(values)), float(means_D.std()))
+    return Estimate(float(values[has_N].mean()), float(means_D.std()))

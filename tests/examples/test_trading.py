@@ -29,7 +29,7 @@ from examples.trading.bars import (
     scale_of,
 )
 from examples.trading.market import CHUNK_TRADES, Market, simulate
-from examples.trading.scores import BLOCK_EVENTS, DECAYS, estimate, ewma_std, log_score, tuned_decay
+from examples.trading.scores import BLOCK_EVENTS, DECAYS, blocks_of, estimate, ewma_std, log_score, tuned_decay
 from examples.trading.ticks import Ticks, autocorrelation, read_ticks
 
 ROOT = Path(__file__).parents[2]
@@ -223,21 +223,26 @@ def test_slow_volatility_asks_for_a_slow_decay() -> None:
     assert tuned_decay(switching) <= 0.95
 
 
+def test_blocks_are_of_a_user_or_of_all_together() -> None:
+    log = log_of([0.0] * (BLOCK_EVENTS + 2), [0.0] * 3)
+    assert blocks_of(log).tolist() == [0] * BLOCK_EVENTS + [1, 1, 2, 2, 2]
+    assert blocks_of(log, together=True).tolist() == [0] * BLOCK_EVENTS + [1, 1, 0, 0, 0]
+
+
 def test_error_of_a_mean_counts_blocks_that_move_together() -> None:
-    rng = np.random.default_rng(1)
-    value_N = rng.standard_normal(4_000)
-    alone = estimate(log_of([0.0] * 4_000), value_N)
+    value_N = np.random.default_rng(1).standard_normal(4_000)
+    block_N = blocks_of(log_of([0.0] * 4_000))
+    alone = estimate(value_N, block_N)
     assert alone.mean == pytest.approx(value_N.mean())
     assert alone.error == pytest.approx(1 / math.sqrt(4_000), rel=0.2)
-    together = estimate(log_of([0.0] * 4_000), np.repeat(value_N[: 4_000 // BLOCK_EVENTS], BLOCK_EVENTS))
+    together = estimate(np.repeat(value_N[: 4_000 // BLOCK_EVENTS], BLOCK_EVENTS), block_N)
     assert together.error == pytest.approx(alone.error * math.sqrt(BLOCK_EVENTS), rel=0.3)
     low, high = alone.interval
     assert high - low == pytest.approx(2 * 1.96 * alone.error)
 
 
 def test_values_that_are_none_do_not_count() -> None:
-    found = estimate(log_of([0.0] * 3), [1.0, math.nan, 0.0])
-    assert found.mean == 0.5
+    assert estimate([1.0, math.nan, 0.0], np.array([0, 0, 1])).mean == 0.5
 
 
 # Files.
