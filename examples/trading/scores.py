@@ -27,6 +27,24 @@ def log_score(mean_N: npt.ArrayLike, std_N: npt.ArrayLike, outcome_N: npt.ArrayL
     return score_N
 
 
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A Gaussian for each event's outcome."""
+
+    mean_N: Doubles
+    std_N: Doubles
+
+    @classmethod
+    def of(cls, prediction_NP: npt.ArrayLike) -> Prediction:
+        """What a model with a Gaussian head predicted [N, 2]."""
+        mean_N, std_N = np.asarray(prediction_NP, np.float64).T
+        return cls(mean_N, std_N)
+
+    def score(self, outcome_N: npt.ArrayLike) -> Doubles:
+        """The log score of each event."""
+        return log_score(self.mean_N, self.std_N, outcome_N)
+
+
 def ewma_std(log: EventLog, decay: float) -> Doubles:
     """Each user's standard deviation [N] before each event, about a mean of zero: the root of the exponentially
     weighted mean of squared outcomes so far, which begins with one unit."""
