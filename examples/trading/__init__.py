@@ -1,1 +1,1 @@
-"""Trading signals: how far will the price go next? A distribution, scored as one; no claim of profit."""
+"""Trading signals: how far will the price move next, and how sure is that?"""

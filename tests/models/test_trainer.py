@@ -74,6 +74,29 @@ def test_held_out_scores_are_those_of_the_saved_model(log: EventLog, tmp_path: P
     assert trained.validation["auc_batch"] == pytest.approx(scores.auc_batch, abs=1e-4)
 
 
+def test_named_users_choose_the_epoch_and_are_not_fitted(log: EventLog, tmp_path: Path) -> None:
+    def trained(log: EventLog, epochs: int) -> tuple[KnowledgeTracing, float]:
+        settings = TrainerSettings(epochs_max=epochs, batch_users=64)
+        found = train_family(
+            lambda sizes: KnowledgeTracing(num_items=sizes["item"], num_skills=sizes["skill"]),
+            log,
+            tmp_path,
+            validation_users=TEST_USERS,
+            settings=settings,
+        )
+        assert found.validation["users"] == len(TEST_USERS)
+        return found.model, found.validation["loss"]
+
+    named = split_users(log, TEST_USERS)[1]
+    model, loss = trained(log, epochs=1)
+    assert loss == pytest.approx(replay(model, named).scores().log_loss_continuous, abs=1e-5)
+    is_named_N = np.isin(log.user_N, named.active_users)
+    turned = dataclasses.replace(log, outcome_N=np.where(is_named_N, 1 - log.outcome_N, log.outcome_N))
+    other, other_loss = trained(turned, epochs=1)
+    assert other_loss != loss
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
 def test_same_seed_same_weights(log: EventLog, tmp_path: Path) -> None:
     settings = TrainerSettings(epochs_max=1, batch_users=64)
     first, again, other = (train(log, tmp_path, seed=seed, settings=settings).model for seed in (4, 4, 5))

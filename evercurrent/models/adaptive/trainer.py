@@ -104,21 +104,23 @@ def train(
     *,
     seed: int = 0,
     test_users: Collection[str] = (),
+    validation_users: Collection[str] | None = None,
     settings: TrainerSettings | None = None,
     vary: Vary | None = None,
     console: Console | None = None,
 ) -> Trained[M]:
     """Trains on all users but `test_users` and writes weights, ids, metrics and curves into `out`, which is made if
-    need be. `make` builds the untrained model for id fields of these sizes. With `vary`, each epoch is of a variation
-    of the users fitted; those held out stay as they are.
+    need be. `make` builds the untrained model for id fields of these sizes. The epoch that is kept is chosen by
+        `validation_users`; by default they are drawn. With `vary`, each epoch is of a variation of the users fitted; those
+        held out stay as they are.
 
-    The model has a row for every id of the whole log, those that only test users met included. Progress is shown on
-    `console`. Raises LogError when too few users are left, OSError when `out` cannot be written.
+        The model has a row for every id of the whole log, those that only test users met included. Progress is shown on
+        `console`. Raises LogError when too few users are left, OSError when `out` cannot be written.
     """
     settings = settings or TrainerSettings()
     out.mkdir(parents=True, exist_ok=True)
     to_train, to_test = split_users(log, test_users, seed=seed) if test_users else (log, None)
-    to_fit, to_validate = split_users(to_train, test_fraction=settings.validation_fraction, seed=seed)
+    to_fit, to_validate = split_users(to_train, validation_users, test_fraction=settings.validation_fraction, seed=seed)
     with _one_thread():
         begun = time.perf_counter()
         training = _Training(make(log.ids.sizes), to_fit, to_validate, settings, seed, vary)
