@@ -111,8 +111,8 @@ def train(
 ) -> Trained[M]:
     """Trains on all users but `test_users` and writes weights, ids, metrics and curves into `out`, which is made if
     need be. `make` builds the untrained model for id fields of these sizes. The epoch that is kept is chosen by
-        `validation_users`; by default they are drawn. With `vary`, each epoch is of a variation of the users fitted; those
-        held out stay as they are.
+    `validation_users`; by default they are drawn. With `vary`, each epoch is of a variation of the users fitted; those
+    held out stay as they are.
 
         The model has a row for every id of the whole log, those that only test users met included. Progress is shown on
         `console`. Raises LogError when too few users are left, OSError when `out` cannot be written.
