@@ -114,8 +114,8 @@ def train(
     `validation_users`; by default they are drawn. With `vary`, each epoch is of a variation of the users fitted; those
     held out stay as they are.
 
-        The model has a row for every id of the whole log, those that only test users met included. Progress is shown on
-        `console`. Raises LogError when too few users are left, OSError when `out` cannot be written.
+    The model has a row for every id of the whole log, those that only test users met included. Progress is shown on
+    `console`. Raises LogError when too few users are left, OSError when `out` cannot be written.
     """
     settings = settings or TrainerSettings()
     out.mkdir(parents=True, exist_ok=True)
