@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from examples.common import Arguments, console, run_example, serving
 from examples.trading.bars import FEATURES
 from examples.trading.parts import NIGHT_BARS, recorded, simulated
 from examples.trading.report import plot_gains, tell_bounce, tell_costs, tell_scores
-from examples.trading.scores import Prediction, blocks_of, ewma_std, tuned_decay
+from examples.trading.scores import Prediction, blocks_of, ewma_std, realised_std, tuned_decay
 
 ABOUT = "Predicts the distribution of an instrument's next return. No claim of profit."
 SETTINGS = TrainerSettings(epochs_max=12, batch_users=16, learning_rate=4e-3, weight_decay=1.0)
@@ -34,10 +35,11 @@ def main(arguments: Arguments) -> None:
         settings=replace(SETTINGS, epochs_max=2) if quick else SETTINGS,
         console=console,
     ).model
-    stream = parts.testing.stream()
+    stream = parts.testing
     with serving(model) as address:
         served_NP, _ = asyncio.run(serve(Service(address), stream, model.prediction_width, console))
-    decay = tuned_decay(parts.tuning)
+    decay = tuned_decay(parts.tuning, partial(ewma_std, parts.tuning))
+    realised_decay = tuned_decay(parts.tuning, partial(realised_std, parts.tuning, parts.tuning_realised_N))
     zero_N = np.zeros(len(stream))
     served = Prediction.of(served_NP)
     ewma = Prediction(zero_N, ewma_std(stream, decay))
@@ -47,6 +49,9 @@ def main(arguments: Arguments) -> None:
         "state of last night": Prediction.of(replay(model, stream, NIGHT_BARS).batch_NP),
         "never taught": Prediction.of(replay(model, stream, len(stream)).batch_NP),
         f"EWMA, decay {decay:g}": ewma,
+        f"of realised, {realised_decay:g}": Prediction(
+            zero_N, realised_std(stream, parts.testing_realised_N, realised_decay)
+        ),
         "constant": Prediction(zero_N, np.ones(len(stream))),
     }
     block_N = blocks_of(stream, parts.is_one)

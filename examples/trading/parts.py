@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from evercurrent.models.adaptive import EventLog, LogError
-from examples.trading.bars import BAR_TRADES, Bars, bars_of, event_log, mirrored, scale_of
+from examples.trading.bars import BAR_TRADES, Bars, Scale, bars_of, event_log, mirrored, scale_of
 from examples.trading.market import Market, simulate
-from examples.trading.ticks import Ticks, autocorrelation, read_ticks
+from examples.trading.ticks import Doubles, Ticks, autocorrelation, read_ticks
 
 TRAINING_SHARE = 0.65
 STRETCH_BARS = 200
@@ -31,14 +31,17 @@ NIGHT_BARS = 100
 @dataclass(frozen=True, slots=True)
 class Parts:
     """`training` has all users to fit and those who choose the epoch, `tuning` those of them that do not overlap, for
-    what has one parameter. `is_one`: the users for testing are the same trades. `bounce`, `left`: autocorrelations of
-    the returns of trades and of bars, means of instruments. `tick`: in the unit of outcomes, a mean of what is
+    what has one parameter. `testing` is as it arrives. Beside both, the realised variance of the bar before each event,
+    whose mean in training is 1. `is_one`: the users for testing are the same trades. `bounce`, `left`: autocorrelations
+    of the returns of trades and of bars, means of instruments. `tick`: in the unit of outcomes, a mean of what is
     tested."""
 
     training: EventLog
     validation_users: frozenset[str]
     tuning: EventLog
+    tuning_realised_N: Doubles
     testing: EventLog
+    testing_realised_N: Doubles
     is_one: bool
     bounce: float
     left: float
@@ -83,13 +86,23 @@ def _parts(
     chosen = [bars.name for phases in of_each[2::VALIDATION_EVERY] for bars in phases]
     scale = scale_of(every)
     training = mirrored(event_log(every, scale))
+    tuning = [phases[0] for phases in of_each]
+    tested = event_log(testing, scale)
+    arrives_N = np.argsort(tested.order_N, kind="stable")
     return Parts(
         training=training,
         validation_users=frozenset(name for name in training.users if name.removesuffix(" mirrored") in chosen),
-        tuning=event_log([phases[0] for phases in of_each], scale),
-        testing=event_log(testing, scale),
+        tuning=event_log(tuning, scale),
+        tuning_realised_N=_realised(tuning, scale),
+        testing=tested.at(arrives_N),
+        testing_realised_N=_realised(testing, scale)[arrives_N],
         is_one=is_one,
         bounce=float(np.mean([autocorrelation(np.diff(np.log(ticks.price_T))) for ticks in market])),
         left=float(np.mean([autocorrelation(bars_of(ticks).return_N) for ticks in market])),
         tick=float(np.concatenate([bars.tick_N for bars in testing]).mean() / scale.unit),
     )
+
+
+def _realised(bars: Sequence[Bars], scale: Scale) -> Doubles:
+    realised_N: Doubles = np.concatenate([each.realised_N[:-1] for each in bars])
+    return realised_N / (scale.unit**2 * scale.realised)

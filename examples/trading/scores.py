@@ -6,15 +6,17 @@ Letters: N events.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from evercurrent.models.adaptive import EventLog
+from examples.trading.bars import recent
 from examples.trading.ticks import Doubles, Ints
 
-DECAYS = (0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
+DECAYS = (0.5, 0.7, 0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
 BLOCK_EVENTS = 20
 NUM_DRAWS = 1_000
 _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
@@ -57,9 +59,17 @@ def ewma_std(log: EventLog, decay: float) -> Doubles:
     return std_N
 
 
-def tuned_decay(log: EventLog) -> float:
-    """The one of DECAYS that would have predicted a log best."""
-    return max(DECAYS, key=lambda decay: log_score(0.0, ewma_std(log, decay), log.outcome_N).mean())
+def realised_std(log: EventLog, realised_N: Doubles, decay: float) -> Doubles:
+    """As `ewma_std`, of the realised variances [N] of the bars that closed as events began, in units squared."""
+    std_N = np.empty(len(log))
+    for places in log.by_user():
+        std_N[places] = np.sqrt(recent(realised_N[places], decay, 1.0))
+    return std_N
+
+
+def tuned_decay(log: EventLog, std_of: Callable[[float], Doubles]) -> float:
+    """The one of DECAYS by whose standard deviations [N] a log would have been predicted best."""
+    return max(DECAYS, key=lambda decay: log_score(0.0, std_of(decay), log.outcome_N).mean())
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,16 @@ from examples.trading.bars import (
     scale_of,
 )
 from examples.trading.market import CHUNK_TRADES, Market, simulate
-from examples.trading.scores import BLOCK_EVENTS, DECAYS, blocks_of, estimate, ewma_std, log_score, tuned_decay
+from examples.trading.scores import (
+    BLOCK_EVENTS,
+    DECAYS,
+    blocks_of,
+    estimate,
+    ewma_std,
+    log_score,
+    realised_std,
+    tuned_decay,
+)
 from examples.trading.ticks import Ticks, autocorrelation, read_ticks
 from tests.examples.running import RUN_TIMEOUT_S, ran, run_quick
 
@@ -205,6 +215,26 @@ def test_ewma_by_value_for_each_user_by_itself() -> None:
     assert ewma_std(log, 0.9) == pytest.approx(np.sqrt(variance))
 
 
+def test_realised_variance_counts_from_the_event_on_that_knows_it() -> None:
+    log = log_of([0.0, 0.0], [0.0])
+    assert realised_std(log, np.array([4.0, 1.0, 0.0]), 0.5) == pytest.approx(np.sqrt([2.5, 1.75, 0.5]))
+
+
+def test_realised_variances_are_beside_their_events() -> None:
+    found = parts.simulated(seed=1, quick=True)
+    assert found.tuning_realised_N.shape == found.tuning.outcome_N.shape
+    assert (np.diff(found.testing.order_N) >= 0).all()
+    at = FEATURES.index("realised")
+    for log, realised_N in (
+        (found.tuning, found.tuning_realised_N),
+        (found.testing, found.testing_realised_N),
+    ):
+        feature_N = log.features_NF[:, at]
+        order = np.argsort(realised_N)
+        assert (np.diff(feature_N[order]) >= 0).all()
+        assert np.corrcoef(feature_N, np.log(realised_N + 0.05))[0, 1] > 0.95
+
+
 def test_log_score_is_the_log_density() -> None:
     mean, std, outcome = torch.tensor([0.0, 1.0, -2.0]), torch.tensor([1.0, 0.5, 3.0]), torch.tensor([0.3, 9.0, 1.0])
     expected = torch.distributions.Normal(mean, std).log_prob(outcome)
@@ -216,8 +246,8 @@ def test_slow_volatility_asks_for_a_slow_decay() -> None:
     rng = np.random.default_rng(0)
     constant = log_of(rng.standard_normal(4_000).tolist())
     switching = log_of((rng.standard_normal(4_000) * np.where(np.arange(4_000) // 40 % 2, 3.0, 0.3)).tolist())
-    assert tuned_decay(constant) == max(DECAYS)
-    assert tuned_decay(switching) <= 0.95
+    assert tuned_decay(constant, partial(ewma_std, constant)) == max(DECAYS)
+    assert tuned_decay(switching, partial(ewma_std, switching)) <= 0.95
 
 
 def test_blocks_are_of_a_user_or_of_all_together() -> None:
@@ -343,6 +373,7 @@ def test_prints_how_well_it_predicts_and_what_it_costs(printed: str) -> None:
     for said in (
         "as served",
         "EWMA",
+        "of realised",
         "constant",
         "± one standard error",
         "from trade to trade",
