@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bench.pacing import poisson
 from bench.traffic import Drawn
+from evercurrent.models.adaptive.data import matrix
 from evercurrent.v1 import description_pb2
 
 BURST_EVENTS = 32
@@ -94,7 +95,7 @@ _COLUMNS = {
 
 def _matrix(column: pa.ChunkedArray, width: int) -> NDArray[Any]:
     """A column of lists of one length, [N, width]. Raises ValueError."""
-    flat: NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    if len(flat) != width * len(column):
+    found = matrix(column)
+    if found.shape[1] != width:
         raise ValueError(f"an event has not the {width} {column.type.value_type} that the model takes")
-    return flat.reshape(len(column), width)
+    return found

@@ -10,14 +10,12 @@ import numpy as np
 
 from evercurrent.models.adaptive import Adaptive, TrainerSettings, by_events_seen, replay, train
 from examples.common import Arguments, console, plot_seen, print_table, run_example, seen_bounds, serving
-from examples.opponent.games import Game, log_of, read_games, simulate, split_games, turned_round
+from examples.opponent.games import Game, log_of, read_games, simulate, some_sides, split_games, turned_round
 from examples.opponent.moves import NUM_MOVES
 from examples.opponent.play import Memory, Played, best_before, counted, last_round, own_two, play_all, played_by
 
 ABOUT = "Predicts a player's next move in rock, paper, scissors, and plays what beats it."
-SETTINGS = TrainerSettings(
-    batch_users=16, epochs_max=24, patience_epochs=5, learning_rate=1e-2, validation_fraction=0.15
-)
+SETTINGS = TrainerSettings(batch_users=16, epochs_max=24, patience_epochs=5, learning_rate=1e-2)
 COLUMNS = ("", "nats a move", "predicted", "won", "drawn", "lost", "points a round")
 
 
@@ -38,6 +36,7 @@ def main(arguments: Arguments) -> None:
         log_of(training),
         arguments.out,
         seed=arguments.seed,
+        validation_users=some_sides(training, 0.15, arguments.seed),
         settings=settings,
         vary=turned_round,
         console=console,

@@ -8,8 +8,6 @@ Letters: T rounds, G games, S their sides, R results of the round before, M move
 
 from __future__ import annotations
 
-import csv
-import gzip
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evercurrent.models.adaptive import EventLog, Ids, LogError
+from evercurrent.models.adaptive import EventLog, Ids, LogError, read_rows
 from examples.opponent.moves import CONTEXTS, MOVES, NUM_MOVES, Ints, contexts, turned
 
 COLUMNS = ("user_id", "timestamp", "game_id", "round", "move", "opponent_move")
@@ -73,38 +71,25 @@ def turned_round(log: EventLog, rng: np.random.Generator) -> EventLog:
 
 def read_games(path: Path) -> list[Game]:
     """The sides of the games of a log; rounds without a move are left out. Raises LogError."""
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
-            if missing:
-                raise LogError(f"{path} lacks the column {missing[0]}: its header must name {', '.join(COLUMNS)}")
-            sides = _sides(path, rows)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as exc:
-        raise LogError(f"{path} cannot be read as CSV: {exc}") from exc
-    if not sides:
-        raise LogError(f"{path} has no rounds with two moves")
-    return sides
-
-
-def _sides(path: Path, rows: Iterable[dict[str, str]]) -> list[Game]:
     found: dict[tuple[str, str], list[tuple[int, int, int, int]]] = defaultdict(list)
-    for line, row in enumerate(rows, start=2):
-        if row["move"] not in MOVES or row["opponent_move"] not in MOVES:
+    for line, (player, timestamp, game, number, own, other) in read_rows(path, COLUMNS):
+        if own not in MOVES or other not in MOVES:
             continue
         try:
-            order = int(row["round"]), int(row["timestamp"])
-        except (TypeError, ValueError) as exc:
+            order = int(number), int(timestamp)
+        except ValueError as exc:
             raise LogError(f"{path} line {line}: round and timestamp are whole numbers") from exc
-        moves = MOVES.index(row["move"]), MOVES.index(row["opponent_move"])
-        found[row["game_id"], row["user_id"]].append((*order, *moves))
-    sides = []
-    for (game, player), rounds in sorted(found.items()):
-        rounds_T4 = np.array(sorted(rounds), np.int64)
-        if (np.diff(rounds_T4[:, 0]) == 0).any():
-            raise LogError(f"{path} has a round of user {player} in game {game} twice")
-        sides.append(Game(game, player, rounds_T4[:, 2], rounds_T4[:, 3], 1000 * rounds_T4[:, 1]))
-    return sides
+        found[game, player].append((*order, MOVES.index(own), MOVES.index(other)))
+    if not found:
+        raise LogError(f"{path} has no rounds with two moves")
+    return [_side(path, game, player, rounds) for (game, player), rounds in sorted(found.items())]
+
+
+def _side(path: Path, game: str, player: str, rounds: Iterable[tuple[int, int, int, int]]) -> Game:
+    rounds_T4 = np.array(sorted(rounds), np.int64)
+    if (np.diff(rounds_T4[:, 0]) == 0).any():
+        raise LogError(f"{path} has a round of user {player} in game {game} twice")
+    return Game(game, player, rounds_T4[:, 2], rounds_T4[:, 3], 1000 * rounds_T4[:, 1])
 
 
 def simulate(num_games: int, num_rounds: int, seed: int) -> list[Game]:
@@ -138,6 +123,13 @@ def split_games(games: Sequence[Game], fraction: float, seed: int) -> tuple[list
     drawn = np.random.default_rng(seed).permutation(names)
     test = set(drawn[: max(1, round(fraction * len(names)))].tolist())
     return apart(games, test)
+
+
+def some_sides(games: Sequence[Game], fraction: float, seed: int) -> frozenset[str]:
+    """Both sides of games drawn by seed: who chooses the epoch, so that nobody's opponent is fitted."""
+    names = sorted({game.name for game in games})
+    drawn = set(np.random.default_rng(seed).permutation(names)[: max(1, round(fraction * len(names)))].tolist())
+    return frozenset(game.side for game in games if game.name in drawn)
 
 
 def apart(games: Sequence[Game], test: Collection[str]) -> tuple[list[Game], list[Game]]:

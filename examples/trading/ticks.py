@@ -5,18 +5,15 @@ Letters: T trades.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
 
-from evercurrent.models.adaptive import LogError
+from evercurrent.models.adaptive import LogError, log_name, read_number, read_rows
 
 COLUMNS = ("timestamp_ms", "price", "volume")
 _US_PER_MS = 1_000
@@ -50,15 +47,11 @@ class Ticks:
 
 def read_ticks(path: Path) -> Ticks:
     """Reads a CSV file, plain or gzip, with the columns COLUMNS. Raises LogError."""
-    try:
-        with _open_text(path) as file:
-            row_TC = np.array(list(_rows(path, file))).reshape(-1, len(COLUMNS))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise LogError(f"{path} cannot be read as CSV: {error}") from error
+    row_TC = np.array(list(_trades(path))).reshape(-1, len(COLUMNS))
     if not len(row_TC):
         raise LogError(f"{path} has no trades")
     time_us_T = np.rint(row_TC[:, 0] * _US_PER_MS).astype(np.int64)
-    return Ticks(path.name.split(".", 1)[0], time_us_T, row_TC[:, 1], row_TC[:, 2])
+    return Ticks(log_name(path), time_us_T, row_TC[:, 1], row_TC[:, 2])
 
 
 def autocorrelation(value_N: npt.ArrayLike, lag: int = 1) -> float:
@@ -67,33 +60,14 @@ def autocorrelation(value_N: npt.ArrayLike, lag: int = 1) -> float:
     return float(np.corrcoef(values[lag:], values[:-lag])[0, 1])
 
 
-def _open_text(path: Path) -> TextIO:
-    return gzip.open(path, "rt", encoding="utf-8", newline="") if path.suffix == ".gz" else path.open(newline="")
-
-
-def _rows(path: Path, file: TextIO) -> Iterator[tuple[float, ...]]:
-    rows = csv.reader(file)
-    header = next(rows, [])
-    missing = [name for name in COLUMNS if name not in header]
-    if missing:
-        raise LogError(f"{path} lacks the column {missing[0]}: its header must name {', '.join(COLUMNS)}")
-    places = [header.index(name) for name in COLUMNS]
+def _trades(path: Path) -> Iterator[list[float]]:
     before_ms = 0.0
-    for line, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise LogError(f"{path} line {line}: {len(row)} cells, the header has {len(header)}")
-        numbers = tuple(_number(path, line, name, row[at]) for name, at in zip(COLUMNS, places, strict=True))
+    for line, cells in read_rows(path, COLUMNS):
+        numbers = [
+            read_number(path, line, name, cell, (math.ulp(0.0), math.inf), "a number above 0")
+            for name, cell in zip(COLUMNS, cells, strict=True)
+        ]
         if numbers[0] < before_ms:
             raise LogError(f"{path} line {line}: timestamp_ms is earlier than in the line before")
         before_ms = numbers[0]
         yield numbers
-
-
-def _number(path: Path, line: int, column: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (value > 0 and math.isfinite(value)):
-        raise LogError(f'{path} line {line}: {column} is "{text}", not a number above 0')
-    return value

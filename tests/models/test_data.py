@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -126,6 +127,12 @@ def test_choices_features_and_a_clock(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("user_id,ms,last,rt,move\nann,1000,none,fast,rock\n")
     with pytest.raises(LogError, match=r'line 2: rt is "fast", not a number$'):
         read_csv(tmp_path / "other.csv", GAMES, again)
+
+
+def test_a_column_is_one_thing(tmp_path: Path) -> None:
+    (tmp_path / "games.csv").write_text("user_id,ms,last,rt,move\nann,1000,none,0.5,rock\n")
+    with pytest.raises(LogError, match="the column last is asked for as two things"):
+        read_csv(tmp_path / "games.csv", dataclasses.replace(GAMES, features={"pace": "last"}))
 
 
 def test_ids_that_are_rows_already(tmp_path: Path) -> None:

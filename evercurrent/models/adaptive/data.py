@@ -12,6 +12,7 @@ import csv
 import gzip
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from evercurrent.models.adaptive.model import UNKNOWN
 US_PER_S = 1_000_000
 
 OutcomeKind = Literal["number", "share", "choice"]
+
+_ANY, _SHARE = (-math.inf, math.inf), (0.0, 1.0)
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -147,6 +150,39 @@ class EventLog:
         return gap_N
 
 
+def read_rows(path: Path, names: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a CSV file, plain or gzip: the number of each, and its cells in the columns `names`; empty ones are
+    left out. Raises LogError."""
+    try:
+        with _open_text(path) as file:
+            rows = csv.reader(file)
+            header = next(rows, [])
+            missing = [name for name in names if name not in header]
+            if missing:
+                raise LogError(f"{path} lacks the column {missing[0]}: its header must name {', '.join(names)}")
+            places = [header.index(name) for name in names]
+            for line, row in enumerate(rows, start=2):
+                if row and len(row) != len(header):
+                    raise LogError(f"{path} line {line}: {len(row)} cells, the header has {len(header)}")
+                if row:
+                    yield line, [row[place] for place in places]
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as exc:
+        raise LogError(f"{path} cannot be read as CSV: {exc}") from exc
+
+
+def read_number(
+    path: Path, line: int, column: str, text: str, bounds: tuple[float, float] = _ANY, wanted: str = "a number"
+) -> float:
+    """A cell's finite number within bounds. Raises LogError, which names the place and what is `wanted` there."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (bounds[0] <= value <= bounds[1] and math.isfinite(value)):
+        raise LogError(f'{path} line {line}: {column} is "{text}", not {wanted}')
+    return value
+
+
 def read_header(path: Path) -> tuple[str, ...]:
     """The names of a CSV log's columns, where what belongs to a model is told by them. Raises LogError."""
     try:
@@ -158,11 +194,7 @@ def read_header(path: Path) -> tuple[str, ...]:
 
 def read_csv(path: Path, columns: Columns, ids: Ids | None = None) -> EventLog:
     """Reads a log; with `ids`, for a model that was trained with those. Raises LogError."""
-    try:
-        with _open_text(path) as file:
-            found = _columns(path, file, columns)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as exc:
-        raise LogError(f"{path} cannot be read as CSV: {exc}") from exc
+    found = _columns(path, columns)
     if not found[columns.user]:
         raise LogError(f"{path} has no events")
     users = _vocabulary(found[columns.user])
@@ -212,7 +244,7 @@ def read_parquet(path: Path, names: Sequence[str] | None = None, sizes: Mapping[
     table = table.filter(table[kind].is_valid())
     if not len(table):
         raise LogError(f"{path} has no events with a value or a choice for an outcome")
-    ids_NK = np.array(table["ids"].to_pylist(), np.int64).reshape(len(table), -1)
+    ids_NK = matrix(table["ids"]).astype(np.int64)
     names = tuple(names or (f"id_{at}" for at in range(ids_NK.shape[1])))
     if len(names) != ids_NK.shape[1]:
         raise LogError(f"{path} has {ids_NK.shape[1]} ids an event, not {len(names)}")
@@ -226,11 +258,17 @@ def read_parquet(path: Path, names: Sequence[str] | None = None, sizes: Mapping[
         order_N=table["version"].to_numpy().astype(np.float64),
         time_us_N=table["event_time"].to_numpy().astype("datetime64[us]").astype(np.int64),
         ids_NK=ids_NK,
-        features_NF=np.array(table["features"].to_pylist(), np.float32).reshape(len(table), -1),
+        features_NF=matrix(table["features"]).astype(np.float32),
         outcome_N=table[kind].to_numpy().astype(np.int64 if kind == "choice" else np.float32),
         users=users,
         ids=Ids(fields),
     )
+
+
+def matrix(column: Any) -> npt.NDArray[Any]:
+    """A chunked Arrow column of N lists of one length, as [N, length]. Raises ValueError: they are not."""
+    flat: npt.NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(column), len(flat) // max(1, len(column)))
 
 
 def read_test_users(path: Path, name: str) -> frozenset[str]:
@@ -277,43 +315,21 @@ def _open_text(path: Path) -> TextIO:
     return path.open(encoding="utf-8", newline="")
 
 
-def _columns(path: Path, file: TextIO, columns: Columns) -> dict[str, list[Any]]:
+def _columns(path: Path, columns: Columns) -> dict[str, list[Any]]:
     """The columns that are asked for: labels of users, ids and choices, numbers of the rest."""
-    rows = csv.reader(file)
-    header = next(rows, [])
-    missing = [name for name in columns.names if name not in header]
-    if missing:
-        raise LogError(f"{path} lacks the column {missing[0]}: its header must name {', '.join(columns.names)}")
-    bounds = {columns.order: (-math.inf, math.inf)}
-    bounds |= dict.fromkeys(columns.features.values(), (-math.inf, math.inf))
+    names = columns.names
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise LogError(f"{path}: the column {twice[0]} is asked for as two things")
+    limits = dict.fromkeys((columns.order, *columns.features.values()), (_ANY, "a number"))
     if columns.outcome_kind != "choice":
-        bounds[columns.outcome] = (0.0, 1.0) if columns.outcome_kind == "share" else (-math.inf, math.inf)
-    labels = {name: header.index(name) for name in columns.names if name not in bounds}
-    numbers = {name: header.index(name) for name in bounds}
-    found: dict[str, list[Any]] = {name: [] for name in columns.names}
-    for line, row in _numbered(rows):
-        if len(row) != len(header):
-            raise LogError(f"{path} line {line}: {len(row)} cells, the header has {len(header)}")
-        for name, at in numbers.items():
-            found[name].append(_number(path, line, name, row[at], *bounds[name]))
-        for name, at in labels.items():
-            found[name].append(row[at])
+        is_share = columns.outcome_kind == "share"
+        limits[columns.outcome] = (_SHARE, "a number in [0, 1]") if is_share else (_ANY, "a number")
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    for line, cells in read_rows(path, names):
+        for name, cell in zip(names, cells, strict=True):
+            found[name].append(read_number(path, line, name, cell, *limits[name]) if name in limits else cell)
     return found
-
-
-def _numbered(rows: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    return ((line, row) for line, row in enumerate(rows, start=2) if row)
-
-
-def _number(path: Path, line: int, column: str, text: str, low: float, high: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (low <= value <= high and math.isfinite(value)):
-        bounds = f" in [{low:g}, {high:g}]" if math.isfinite(low) else ""
-        raise LogError(f'{path} line {line}: {column} is "{text}", not a number{bounds}')
-    return value
 
 
 def _vocabulary(labels: Iterable[str]) -> tuple[str, ...]:
