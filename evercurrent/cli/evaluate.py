@@ -19,7 +19,7 @@ from evercurrent.cli.errors import CommandError
 from evercurrent.cli.train import is_exported
 from evercurrent.client import EvercurrentError, Tls, connect
 from evercurrent.metrics import auc
-from evercurrent.model import Model, OutcomeKind, OutcomeSpec
+from evercurrent.model import Model, OutcomeKind
 from evercurrent.models.adaptive import (
     EventLog,
     Ids,
@@ -31,6 +31,7 @@ from evercurrent.models.adaptive import (
     replay,
 )
 from evercurrent.models.adaptive.data import Floats
+from evercurrent.models.adaptive.replay import predicts_probability
 from evercurrent.models.knowledge_tracing import KnowledgeTracing
 from evercurrent.models.knowledge_tracing.data import ANSWERS
 from evercurrent.models.loading import ModelLoadError, load_model
@@ -97,7 +98,7 @@ def evaluate(
     _check(data, model, model_name, log)
     log = log.stream()
     replayed = replay(model, log)
-    is_probability = model.prediction_width == 1 and model.observation.outcome == OutcomeSpec.bernoulli()
+    is_probability = predicts_probability(model)
     found = Evaluation(len(log), log.active_users.size, float(replayed.loss_N.mean()))
     if is_probability:
         scores = replayed.scores()

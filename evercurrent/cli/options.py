@@ -18,6 +18,8 @@ ConfigOption = Annotated[
     ),
 ]
 
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
 Flags = dict[str, object]
 
 

@@ -49,6 +49,7 @@ class Shape:
     hidden_size: int
     uses_time: bool
     writes: bool
+    unliked_loss: float
 
 
 def train_on_answers(data: Path, out: Path, test_users: Path | None, seed: int) -> None:
@@ -65,13 +66,20 @@ def train_on_answers(data: Path, out: Path, test_users: Path | None, seed: int) 
 
 
 def train_family(
-    data: Path, out: Path, test_users: Path | None, columns: Columns, shape: Shape, seed: int, epochs_max: int
+    data: Path,
+    out: Path,
+    test_users: Path | None,
+    columns: Columns,
+    shape: Shape,
+    seed: int,
+    settings: TrainerSettings,
 ) -> None:
     """As `train_on_answers`, a model of the family on a log of any kind. Raises CommandError."""
+    if shape.head != RANKING and (settings.meets_once or shape.unliked_loss):
+        raise CommandError(f"--meets-once and --unliked-loss are for a ranking head, not for {shape.head}")
     console = Console()
     try:
         log = _read(data, columns)
-        settings = TrainerSettings(epochs_max=epochs_max)
         labels = _labels(test_users, data)
         trained = train(
             lambda sizes: _untrained(sizes, log, columns, shape),
@@ -116,10 +124,12 @@ def _untrained(sizes: Mapping[str, int], log: EventLog, columns: Columns, shape:
     if shape.head == RANKING:
         if len(sizes) != 1 or features:
             raise LogError("a ranking head takes one id field, the item, and no features")
-        return Ranking(sizes, **more)
+        return Ranking(sizes, unliked_loss=shape.unliked_loss, **more)
     num_choices = 0
     if is_choice:
         num_choices = len(log.ids.choices) or int(log.outcome_N.max()) + 1
+        if num_choices < 2:
+            raise LogError("all outcomes of this log are one choice: there is nothing to learn")
     return Adaptive(sizes, features, shape.head, num_choices, hidden_size=shape.hidden_size, **more)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from evercurrent.cli.evaluate import Service, serve
 from evercurrent.metrics import auc, log_loss
-from evercurrent.models.adaptive import EventLog, TrainerSettings, by_events_seen, replay, split_users
+from evercurrent.models.adaptive import EventLog, by_events_seen, replay, split_users
 from evercurrent.models.knowledge_tracing import default_world, read_log, simulate, train
+from evercurrent.models.knowledge_tracing.training import SETTINGS
 from examples.adaptive_learning.pupils import NUM_CHOICES, SUCCESS, at_random, teach, within_reach
 from examples.common import Arguments, console, plot_seen, print_table, run_example, seen_bounds, serving
 
@@ -23,7 +25,7 @@ def main(arguments: Arguments) -> None:
     world = default_world()
     log = simulate(world, num_users, num_events, arguments.seed) if arguments.data is None else read_log(arguments.data)
     training, testing = split_users(log, seed=arguments.seed)
-    settings = TrainerSettings(epochs_max=2 if arguments.quick else 12)
+    settings = replace(SETTINGS, epochs_max=2 if arguments.quick else 12)
     labels = {log.users[user] for user in testing.active_users.tolist()}
     model = train(log, arguments.out, seed=arguments.seed, test_users=labels, settings=settings, console=console).model
     stream = testing.stream()

@@ -77,9 +77,17 @@ def test_numbers_and_rankings(tmp_path: Path) -> None:
     trained(tmp_path, "--head", "gaussian", "--features", "pace", "--outcome", "score")
     model = load_model(class_path(Adaptive), tmp_path / "run" / "weights.safetensors")
     assert model.prediction_width == 2
-    trained(tmp_path, "--head", "ranking", "--ids", "last", "--outcome", "liked")
-    ranking = load_model(class_path(Ranking), tmp_path / "run" / "weights.safetensors")
+    more = ("--meets-once", "--unliked-loss", "0.4")
+    data, _ = trained(tmp_path, "--head", "ranking", "--ids", "last", "--outcome", "liked", *more)
+    spec, weights = class_path(Ranking), tmp_path / "run" / "weights.safetensors"
+    ranking = load_model(spec, weights)
+    assert isinstance(ranking, Ranking)
+    assert ranking.unliked_loss == 0.4
     assert ranking.observation.ids[0].size == 5
+    given = ("--data", data, "--model", spec, "--weights", weights, "--ids", tmp_path / "run" / "ids.json", "--json")
+    code, told, errors = run("evaluate", *given)
+    assert code == 0, errors
+    assert json.loads(told)["auc"] is None, "an item's share among all is no chance of its being liked"
 
 
 def test_an_exported_log(tmp_path: Path) -> None:
@@ -123,6 +131,9 @@ def test_an_exported_log(tmp_path: Path) -> None:
         (("--head", "bernoulli", "--outcome", "score"), "not a number in"),
         (("--head", "ranking", "--ids", "last", "--features", "pace", "--outcome", "liked"), "one id field, the item"),
         (("--head", "categorical", "--ids", "nothing", "--outcome", "move"), "lacks the column nothing"),
+        (("--head", "categorical", "--outcome", "liked"), "all outcomes of this log are one choice"),
+        (("--head", "gaussian", "--outcome", "score", "--meets-once"), "for a ranking head, not for gaussian"),
+        (("--head", "gaussian", "--features", "score", "--outcome", "score"), "asked for as two things"),
     ],
 )
 def test_what_cannot_be_trained_on_is_told(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:

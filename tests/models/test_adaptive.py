@@ -205,6 +205,28 @@ def test_time_without_events_brings_a_vector_to_its_rest() -> None:
     assert float(gap_s(row_BD[:, -2:], clock_of(torch.tensor([0])))) == 0.0
 
 
+def test_scores_by_which_versions_are_compared() -> None:
+    """Of a Gaussian the log score, held within bounds; of a ranking how far an item's share was from its being liked."""
+    batch = Batch(
+        torch.zeros(3, 0, dtype=torch.int64),
+        torch.zeros(3, 0),
+        torch.tensor([0.3, 1.0, 1e9]),
+        torch.ones(3, dtype=torch.bool),
+        torch.zeros(3, dtype=torch.int64),
+    )
+    gaussian = untrained("gaussian of ids, features and time")
+    seen_BP = torch.tensor([[0.3, 0.5], [0.0, 2.0], [0.0, 1.0]])
+    density = torch.distributions.Normal(seen_BP[:, 0], seen_BP[:, 1])
+    scores = gaussian.score(seen_BP, batch)
+    torch.testing.assert_close(scores[:2], 10.0 - density.log_prob(batch.outcome)[:2])
+    assert float(scores[2]) == gaussian.score_max == 20.0
+    ranking = untrained("ranking")
+    shares = ranking.score(torch.tensor([[0.2], [0.2], [0.9]]), replace(batch, outcome=torch.tensor([1.0, 0.0, 0.0])))
+    torch.testing.assert_close(shares, torch.tensor([0.8, 0.2, 0.9]))
+    with pytest.raises(NotImplementedError, match="no score of its own"):
+        untrained("categorical").score(torch.ones(3, 3) / 3, batch)
+
+
 def test_initialised_by_seed() -> None:
     first, again, other = (KnowledgeTracing(num_items=5, num_skills=3) for _ in range(3))
     for model, seed in ((first, 1), (again, 1), (other.eval(), 2)):

@@ -214,6 +214,12 @@ def test_levels_and_how_sure_they_are_are_learned(tmp_path: Path) -> None:
     assert trained.validation["loss"] < as_one - 0.5
 
 
+def test_training_that_diverges_is_told(tmp_path: Path) -> None:
+    log = events(np.full(200, 1e38, np.float32), np.zeros((200, 0), np.int64), 20, {})
+    with pytest.raises(LogError, match="diverged in epoch 1: are numbers and outcomes of about unit size"):
+        train_family(lambda _: Adaptive({}, ("one",), "gaussian", state_size=4), log, tmp_path, settings=FAMILY_QUICK)
+
+
 def test_items_of_one_taste_are_ranked_together(tmp_path: Path) -> None:
     """Two halves of 20 items, each user likes one: the catalogue's loss falls from log 20 towards log 10."""
     rng = np.random.default_rng(1)

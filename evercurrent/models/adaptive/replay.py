@@ -15,8 +15,9 @@ import numpy.typing as npt
 import torch
 
 from evercurrent.metrics import auc, log_loss
-from evercurrent.model import Batch, Model
+from evercurrent.model import Batch, Model, OutcomeSpec
 from evercurrent.models.adaptive.data import EventLog, Floats, Ints
+from evercurrent.models.adaptive.ranking import Ranking
 
 NIGHT_EVENTS = 25
 """A night falls after so many events of a user."""
@@ -67,6 +68,13 @@ class Replay:
             log_loss_continuous=log_loss(outcome_N, self.continuous_N),
             log_loss_batch=log_loss(outcome_N, self.batch_N),
         )
+
+
+def predicts_probability(model: Model) -> bool:
+    """Whether a model tells how likely a yes is. A ranking's share of an item among all says nothing of its being
+    liked."""
+    outcome = model.observation.outcome
+    return model.prediction_width == 1 and outcome == OutcomeSpec.bernoulli() and not isinstance(model, Ranking)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,11 +27,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
-from evercurrent.model import OutcomeKind
 from evercurrent.models.adaptive.curves import plot_curves
-from evercurrent.models.adaptive.data import EventLog, Ints, split_users
+from evercurrent.models.adaptive.data import EventLog, Ints, LogError, split_users
 from evercurrent.models.adaptive.model import UNKNOWN, Adaptive
-from evercurrent.models.adaptive.replay import replay
+from evercurrent.models.adaptive.replay import predicts_probability, replay
 from evercurrent.models.adaptive.unrolling import Window, unroll
 from evercurrent.models.loading import save_model
 
@@ -115,7 +115,7 @@ def train(
     held out stay as they are.
 
     The model has a row for every id of the whole log, those that only test users met included. Progress is shown on
-    `console`. Raises LogError when too few users are left, OSError when `out` cannot be written.
+    `console`. Raises LogError when too few users are left or training diverges, OSError when `out` cannot be written.
     """
     settings = settings or TrainerSettings()
     out.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def train(
         validation = {"loss": min(training.held_out), **scores_of(model, to_validate)}
         test = None
         if to_test is not None:
-            test = {"loss": held_out_loss(model.train(), to_test, settings), **scores_of(model.eval(), to_test)}
+            test = {"loss": held_out_loss(model, to_test, settings), **scores_of(model, to_test)}
     trained = Trained(
         model=model,
         weights=out / WEIGHTS_FILE,
@@ -155,8 +155,7 @@ def scores_of(model: Adaptive, log: EventLog) -> dict[str, float]:
     """How well a log is predicted event by event, as served: AUC and log loss of a probability, by a state as it is and
     by one that stands still between nights; of others their mean loss in both."""
     replayed = replay(model, log)
-    is_probability = model.observation.outcome.kind is OutcomeKind.VALUE and model.observation.outcome.high == 1.0
-    if is_probability and model.prediction_width == 1 and model.head.readout is torch.sigmoid:
+    if predicts_probability(model):
         return dataclasses.asdict(replayed.scores())
     return {"updates": len(log), "users": log.active_users.size, "step_loss": float(replayed.loss_N.mean())}
 
@@ -200,7 +199,8 @@ class _Training(Generic[M]):
     def run(self, console: Console | None) -> int:
         """Trains until held-out users are predicted no better; leaves the best weights in the model and gives the
         number of epochs."""
-        best_weights, best_epoch, epoch = _copied_weights(self._average), 0, 0
+        best_weights: dict[str, Tensor] = {}
+        best_epoch = epoch = 0
         num_users = len(self._windows.users)
         with _progress(console) as progress:
             bar = progress.add_task("training", total=self._settings.epochs_max * num_users, scores="")
@@ -213,6 +213,8 @@ class _Training(Generic[M]):
                     progress.advance(bar, len(users))
                 self.fitted.append(float(np.sum([loss for loss, _ in losses]) / np.sum([num for _, num in losses])))
                 self.held_out.append(held_out_loss(self._average, self._to_validate, self._settings))
+                if not math.isfinite(self.held_out[-1]):
+                    raise LogError(f"training diverged in epoch {epoch}: are numbers and outcomes of about unit size?")
                 if self.held_out[-1] <= min(self.held_out):
                     best_weights, best_epoch = _copied_weights(self._average), epoch
                 progress.update(bar, scores=f"held-out loss {self.held_out[-1]:.4f} after {epoch} epochs")
