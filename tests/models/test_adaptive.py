@@ -206,7 +206,8 @@ def test_time_without_events_brings_a_vector_to_its_rest() -> None:
 
 
 def test_scores_by_which_versions_are_compared() -> None:
-    """Of a Gaussian the log score, held within bounds; of a ranking how far an item's share was from its being liked."""
+    """Of a Gaussian the log score, held within bounds; of a ranking how far an item's share was from its being
+    liked."""
     batch = Batch(
         torch.zeros(3, 0, dtype=torch.int64),
         torch.zeros(3, 0),
