@@ -112,14 +112,15 @@ class Operator:
         await self._settle(start_ns, *others)
 
     async def restart_router(self) -> None:
-        """At its address. It is over when every user has been answered again: what waited for the router is no gap of a
-        move."""
+        """At its address. It is over when every user has been answered again, and then for an update sent after that:
+        nothing is left that waited for the router, which is no gap of a move."""
         self.course.num_moved_sessions += (await self.members.workers()).router.moved_sessions
         start_ns = self.clock.now_ns()
         await self._terminate(self.cluster.router_name, ROUTER_GRACE_S)
         await asyncio.to_thread(self.cluster.restart, self.cluster.router_name)
         await self.members.settled(*WORKERS)
-        await self.users.until_answered(self.owners.by_user.keys(), self.clock.now_ns())
+        for _ in range(2):
+            await self.users.until_answered(self.owners.by_user.keys(), self.clock.now_ns())
         self.course.router_ns.append((start_ns, self.clock.now_ns()))
         self.advance()
 
