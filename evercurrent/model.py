@@ -15,10 +15,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,30 @@ class Update:
     gradient_norm_B: Tensor
 
 
+class ArrayUpdate(NamedTuple):
+    """An Update in arrays, float32."""
+
+    state_BD: Floats
+    prediction_BP: Floats
+    loss_B: Floats
+    gradient_norm_B: Floats
+
+
+class CompiledUpdate(Protocol):
+    """`Model.update` without torch: rows [B, D] and the parts of a Batch, as arrays, which may be views of records and
+    are neither kept nor changed. Where there is no outcome its cells may be anything."""
+
+    def __call__(
+        self,
+        state_BD: Floats,
+        ids_BK: NDArray[np.int64],
+        features_BF: Floats,
+        outcome: NDArray[Any],
+        has_outcome_B: NDArray[np.bool_],
+        event_time_us_B: NDArray[np.int64],
+    ) -> ArrayUpdate: ...
+
+
 class Model(nn.Module, ABC):
     """Base class of every served model.
 
@@ -180,6 +208,11 @@ class Model(nn.Module, ABC):
                 loss_B=loss_B.detach(),
                 gradient_norm_B=torch.linalg.vector_norm(gradient_BD, dim=1),
             )
+
+    def compiled_update(self) -> CompiledUpdate | None:
+        """`update` with the weights of now as machine code, if there is such: it serves in its place, and must treat
+        each row by itself. None, as by default: `update` serves. It may take a second when it is first asked for."""
+        return None
 
     def migrate(self, old_state_BD: Tensor, old_shapes: Mapping[str, tuple[int, ...]]) -> Tensor:
         """Rows of this model from rows of an older version. By default tensors of the same name and shape are kept and

@@ -13,13 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from ulid import ULID
 
 from evercurrent.describe import describe
 from evercurrent.errors import Refused, refused, rejection
-from evercurrent.model import Batch, Model
+from evercurrent.model import Model
 from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
@@ -46,8 +45,6 @@ from worker.slab import INITIAL_ROW
 from worker.traces import Traces
 from worker.validation import Validator, is_observation
 from worker.watches import Watch, Watches
-
-_TRUE = torch.ones(1, dtype=torch.bool)
 
 Clock = Callable[[], int]
 """Monotonic microseconds."""
@@ -402,23 +399,12 @@ class Engine:
         received_us, link, entry, row, _, hydrate_us, _, _, _ = taken.marks.item()
         if entry != UNSEQUENCED and event.seq != self.sessions.last_seq.item(entry) + 1:
             return None
-        update_us = 0
         if self.followers:
             self.followers.before_one(row)
-            update_us = self._clock_us()
-        try:
-            update = self.model.update(
-                torch.from_numpy(self.slab.state[row : row + 1].copy()), self._batch_of_one(taken)
-            )
-        except Exception:  # The general way does it again, and reports it.
+        learned = self.live.learn_one(row, taken.events)
+        if learned is None:
             return None
-        if self.followers:
-            update_us = self._clock_us() - update_us
-        state_BD = update.state_BD.detach()
-        loss = update.loss_B.item()
-        if not self.live.guard.allows(loss, update.gradient_norm_B.item(), state_BD.abs().max().item()):
-            return None
-        self.slab.state[row] = state_BD.numpy()
+        loss, prediction_P = learned
         version = self.slab.version.item(row) + 1
         self.slab.version[row] = version
         applied_seq = 0
@@ -429,9 +415,8 @@ class Engine:
         self.residents.used_us[row] = began_us
         self._host.note_change()
         self.num_updates += 1
-        prediction_P = update.prediction_BP.tolist()[0]
         if self.followers:
-            self.followers.note_live_step(update_us)
+            self.followers.note_live_step(self.live.update_us)
             self.followers.offer_one(taken.events, row, prediction_P)
         step_us = self._clock_us() - began_us
         self.num_steps += 1
@@ -459,18 +444,6 @@ class Engine:
         if self.log is not None:
             self._write_log(taken, np.zeros(1, np.intp), results)
         return Results(link, results)
-
-    def _batch_of_one(self, taken: Waiting) -> Batch:
-        """`batch_of` for one event with an outcome: views of the event itself."""
-        events = taken.events
-        outcome = events["choice"] if self.layout.is_choice else events["outcome"]
-        return Batch(
-            ids_BK=torch.from_numpy(events["ids"]),
-            features_BF=torch.from_numpy(events["features"]),
-            outcome=torch.from_numpy(outcome[:, 0] if self.layout.is_value else outcome),
-            has_outcome_B=_TRUE,
-            event_time_us_B=torch.from_numpy(events["event_time_us"]),
-        )
 
     def _open(self, tag: WaitingTag) -> worker_pb2.LinkTagOpened | None:
         """Open a tag if its user is here; None if that is to be waited for."""

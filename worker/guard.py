@@ -10,7 +10,7 @@ from math import isfinite
 import numpy as np
 
 from evercurrent.errors import rejection
-from evercurrent.model import Model, Update
+from evercurrent.model import ArrayUpdate, Model
 from evercurrent.v1 import observation_pb2 as pb
 
 
@@ -25,11 +25,10 @@ class Guard:
         """Whether one row's update may stand. NaN compares false, so "not below" also catches it."""
         return isfinite(loss) and gradient_norm <= self._gradient_norm_max and state_abs <= self._state_abs_max
 
-    def check(self, update: Update) -> dict[int, pb.Rejection]:
+    def check(self, update: ArrayUpdate) -> dict[int, pb.Rejection]:
         """Refusals by row of the batch. Empty, at the cost of three reductions, when all is well."""
-        loss_B = update.loss_B.detach().numpy()
-        norm_B = update.gradient_norm_B.detach().numpy()
-        state_abs_B = np.abs(update.state_BD.detach().numpy()).max(axis=1)
+        loss_B, norm_B = update.loss_B, update.gradient_norm_B
+        state_abs_B = np.abs(update.state_BD).max(axis=1)
         if self.allows(float(np.abs(loss_B).max()), float(norm_B.max()), float(state_abs_B.max())):
             return {}
         return {

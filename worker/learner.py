@@ -7,24 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from evercurrent.errors import rejection
-from evercurrent.model import Batch, Model, Update
+from evercurrent.model import ArrayUpdate, Batch, Floats, Model, Update
 from evercurrent.telemetry.logs import get_logger
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import EVENT_KIND_OBSERVATION
 from evercurrent.wire import Layout, Records
 from worker.guard import Guard
-from worker.parts import Floats, Migrate, Shapes, VersionStates
+from worker.parts import Mask, Migrate, Shapes, VersionStates
 from worker.slab import Indices
 from worker.validation import has_outcome
 
 T = TypeVar("T")
+
+_TRUE = np.ones(1, np.bool_)
 
 logger = get_logger(__name__)
 
@@ -62,8 +64,9 @@ class Learner:
         self.version = states.version
         self.model = model
         self.states = states
-        self.guard = Guard(model)
         self.update_us = 0
+        self._guard = Guard(model)
+        self._compiled = model.compiled_update()
         self._layout = layout
         self._clock_us = clock_us
         self._model_errors: set[type[Exception]] = set()
@@ -75,33 +78,48 @@ class Learner:
             return Learned.nothing(0, self._layout.prediction_width)
         everybody = np.arange(len(events))
         try:
-            update = self._update(torch.from_numpy(self.states.states[rows]), batch_of(events, self._layout))
+            update = self._update(self.states.states[rows], events)
         except Exception as error:
             learned = Learned.nothing(len(events), self._layout.prediction_width)
             updates = self._split(self._update, rows, events, everybody, learned, error)
         else:
-            if not self.guard.check(update):
+            if not self._guard.check(update):
                 # The usual: nothing is copied that need not be.
-                self.states.states[rows] = update.state_BD.detach().numpy()
-                loss_N = np.where(has_outcome(events), update.loss_B.detach().numpy(), np.float32(np.nan))
-                return Learned(update.prediction_BP.detach().numpy(), loss_N)
+                self.states.states[rows] = update.state_BD
+                loss_N = np.where(has_outcome(events), update.loss_B, np.float32(np.nan))
+                return Learned(update.prediction_BP, loss_N)
             learned = Learned.nothing(len(events), self._layout.prediction_width)
             updates = [(everybody, update)]
         for indices, update in updates:
             self._take(indices, update, rows, events, learned)
         return learned
 
+    def learn_one(self, row: int, events: Records) -> tuple[float, list[float]] | None:
+        """The same for one event that has an outcome: its loss and prediction. None, and nothing has changed: the
+        general way has more to say of it."""
+        self.update_us = 0
+        try:
+            update = self._update(self.states.states[row : row + 1].copy(), events, has_outcome_B=_TRUE)
+        except Exception:  # The general way does it again, and reports it.
+            return None
+        loss, state_BD = update.loss_B.item(), update.state_BD
+        state_abs = max(state_BD.max().item(), -state_BD.min().item())
+        if not self._guard.allows(loss, update.gradient_norm_B.item(), state_abs):
+            return None
+        self.states.states[row] = state_BD[0]
+        return loss, update.prediction_BP[0].tolist()
+
     def _take(
-        self, indices: NDArray[np.intp], update: Update, rows: Indices, events: Records, learned: Learned
+        self, indices: NDArray[np.intp], update: ArrayUpdate, rows: Indices, events: Records, learned: Learned
     ) -> None:
         """What of an update the guard lets stand."""
-        refusals = self.guard.check(update)
+        refusals = self._guard.check(update)
         learned.refused.update((int(indices[at]), why) for at, why in refusals.items())
         stand = np.delete(np.arange(len(indices)), list(refusals))
         kept = indices[stand]
-        self.states.states[rows[kept]] = update.state_BD.detach().numpy()[stand]
-        learned.prediction_NP[kept] = update.prediction_BP.detach().numpy()[stand]
-        learned.loss_N[kept] = np.where(has_outcome(events[kept]), update.loss_B.detach().numpy()[stand], np.nan)
+        self.states.states[rows[kept]] = update.state_BD[stand]
+        learned.prediction_NP[kept] = update.prediction_BP[stand]
+        learned.loss_N[kept] = np.where(has_outcome(events[kept]), update.loss_B[stand], np.nan)
 
     def predict(self, rows: Indices, events: Records) -> Learned:
         """Predict for queries; nothing changes."""
@@ -110,24 +128,28 @@ class Learner:
             answered.prediction_NP[indices] = prediction_BP
         return answered
 
-    def _update(self, states_BD: torch.Tensor, batch: Batch) -> Update:
+    def _update(self, states_BD: Floats, events: Records, has_outcome_B: Mask | None = None) -> ArrayUpdate:
+        """What the model makes of these states, which are its own to change; `has_outcome_B` as of `columns_of`."""
         began_us = self._clock_us()
         try:
-            update = self.model.update(states_BD, batch)
+            if self._compiled is not None:
+                return self._compiled(states_BD, *columns_of(events, self._layout, has_outcome_B))
+            update = self.model.update(torch.from_numpy(states_BD), batch_of(events, self._layout, has_outcome_B))
         finally:
             self.update_us += self._clock_us() - began_us
         num = len(states_BD)
         if update.state_BD.shape != states_BD.shape or not len(update.prediction_BP) == len(update.loss_B) == num:
             raise ValueError(f"the update of {num} states gives {tuple(update.state_BD.shape)}")
-        return update
+        return arrays_of(update)
 
-    def _read_out(self, states_BD: torch.Tensor, batch: Batch) -> Floats:
+    def _read_out(self, states_BD: Floats, events: Records) -> Floats:
+        batch = batch_of(events, self._layout)
         with torch.no_grad():
-            return np.asarray(self.model.readout(self.model.predict(states_BD, batch)).numpy())
+            return np.asarray(self.model.readout(self.model.predict(torch.from_numpy(states_BD), batch)).numpy())
 
     def _isolate(
         self,
-        act: Callable[[torch.Tensor, Batch], T],
+        act: Callable[[Floats, Records], T],
         rows: Indices,
         events: Records,
         indices: NDArray[np.intp],
@@ -135,14 +157,13 @@ class Learner:
     ) -> list[tuple[NDArray[np.intp], T]]:
         """Run a model over events. If it raises, go one by one: only those that make it raise are refused."""
         try:
-            states_BD = torch.from_numpy(self.states.states[rows[indices]])
-            return [(indices, act(states_BD, batch_of(events[indices], self._layout)))]
+            return [(indices, act(self.states.states[rows[indices]], events[indices]))]
         except Exception as error:
             return self._split(act, rows, events, indices, learned, error)
 
     def _split(
         self,
-        act: Callable[[torch.Tensor, Batch], T],
+        act: Callable[[Floats, Records], T],
         rows: Indices,
         events: Records,
         indices: NDArray[np.intp],
@@ -199,7 +220,8 @@ def probe(model: Model, layout: Layout) -> None:
     if not layout.is_choice:
         outcome = model.observation.outcome
         event["outcome"] = min(max(0.0, outcome.low), outcome.high)
-    update: Update = model.update(model.initial_state().detach()[None], batch_of(event, layout))
+    initial_BD = model.initial_state().detach()[None]
+    update = model.update(initial_BD, batch_of(event, layout))
     declared = {
         "state_BD": (1, model.state_width),
         "prediction_BP": (1, model.prediction_width),
@@ -210,21 +232,46 @@ def probe(model: Model, layout: Layout) -> None:
         given = tuple(getattr(update, name).shape)
         if given != shape:
             raise ValueError(f"{model.name}: update gives {name} of shape {given}, expected {shape}")
+    if (compiled := model.compiled_update()) is not None:
+        again = compiled(initial_BD.numpy(), *columns_of(event, layout))
+        for name, one, other in zip(declared, arrays_of(update), again, strict=True):
+            if not np.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True):
+                raise ValueError(f"{model.name}: compiled_update gives {name} {other}, and update {one}")
 
 
-def batch_of(events: Records, layout: Layout) -> Batch:
-    """The model's view of events."""
-    has = has_outcome(events)
-    if layout.is_choice:
-        outcome = np.where(has, events["choice"], 0)
-    else:
-        outcome = np.where(has[:, None], events["outcome"], np.float32(0))
-        if layout.is_value:
-            outcome = outcome[:, 0]
-    return Batch(
-        ids_BK=torch.from_numpy(np.ascontiguousarray(events["ids"])),
-        features_BF=torch.from_numpy(np.ascontiguousarray(events["features"])),
-        outcome=torch.from_numpy(outcome),
-        has_outcome_B=torch.from_numpy(has),
-        event_time_us_B=torch.from_numpy(np.ascontiguousarray(events["event_time_us"])),
+def arrays_of(update: Update) -> ArrayUpdate:
+    """An update's arrays."""
+    parts = update.state_BD, update.prediction_BP, update.loss_B, update.gradient_norm_B
+    return ArrayUpdate(*(part.detach().numpy() for part in parts))
+
+
+class Columns(NamedTuple):
+    """Events as `CompiledUpdate` takes them."""
+
+    ids_BK: NDArray[np.int64]
+    features_BF: Floats
+    outcome: NDArray[Any]
+    has_outcome_B: Mask
+    event_time_us_B: NDArray[np.int64]
+
+
+def columns_of(events: Records, layout: Layout, has_outcome_B: Mask | None = None) -> Columns:
+    """Views of events. `has_outcome_B`, where it is known; None: to be found out."""
+    outcome = events["choice"] if layout.is_choice else events["outcome"]
+    return Columns(
+        events["ids"],
+        events["features"],
+        outcome[:, 0] if layout.is_value else outcome,
+        has_outcome(events) if has_outcome_B is None else has_outcome_B,
+        events["event_time_us"],
     )
+
+
+def batch_of(events: Records, layout: Layout, has_outcome_B: Mask | None = None) -> Batch:
+    """The model's view of events. `has_outcome_B` is given where all have one; None: to be found out."""
+    columns = columns_of(events, layout, has_outcome_B)
+    if has_outcome_B is None:
+        has = columns.has_outcome_B
+        outcome = np.where(has if columns.outcome.ndim == 1 else has[:, None], columns.outcome, np.float32(0))
+        columns = columns._replace(outcome=outcome.astype(columns.outcome.dtype, copy=False))
+    return Batch(*(torch.from_numpy(np.ascontiguousarray(column)) for column in columns))

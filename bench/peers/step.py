@@ -1,4 +1,4 @@
-"""The step that every peer makes: the served model's own `update`, on one thread as our workers make it.
+"""The step that every peer makes: the served model's own, on one thread and compiled, as our workers make it.
 
 Peers have no guard on losses, gradients and states, no order of seqs and no sessions that outlive their streams: what
 they leave out makes them faster.
@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bench.service import MODEL_NAME
-from evercurrent.model import Batch
+from bench.step import update_of
 from evercurrent.models.loading import load_model
 from evercurrent.v1 import columns_pb2, observation_pb2, session_pb2, wire_pb2
 
@@ -31,31 +30,29 @@ class Step:
     """The model and its step. `row` is the dtype of what is kept of a user: how many updates it had, and its state."""
 
     def __init__(self) -> None:
-        torch.set_num_threads(1)
-        self._model = load_model(MODEL_NAME)
-        self.row = np.dtype([("version", "<u8"), ("state", "<f4", (self._model.state_width,))])
-        self.num_ids = len(self._model.observation.ids)
+        model = load_model(MODEL_NAME)
+        self._update = update_of(model)
+        self.row = np.dtype([("version", "<u8"), ("state", "<f4", (model.state_width,))])
+        self.num_ids = len(model.observation.ids)
         initial = np.zeros(1, self.row)
-        initial["state"] = self._model.initial_state().numpy()
+        initial["state"] = model.initial_state().numpy()
         self.initial_row = initial.tobytes()
 
     def __call__(self, rows: NDArray[np.void], ids: NDArray[np.int64], outcomes: NDArray[np.float32]) -> Updates:
         """One update of each of B different users: rows [B], ids [B, K], outcomes [B]. The rows given are not kept."""
         size = len(rows)
-        update = self._model.update(
-            torch.from_numpy(rows["state"].copy()),
-            Batch(
-                ids_BK=torch.from_numpy(ids),
-                features_BF=torch.zeros(size, 0),
-                outcome=torch.from_numpy(outcomes),
-                has_outcome_B=torch.ones(size, dtype=torch.bool),
-                event_time_us_B=torch.zeros(size, dtype=torch.int64),
-            ),
+        update = self._update(
+            rows["state"],
+            ids,
+            np.zeros((size, 0), np.float32),
+            outcomes,
+            np.ones(size, np.bool_),
+            np.zeros(size, np.int64),
         )
         new = np.empty(size, self.row)
         new["version"] = rows["version"] + np.uint64(1)
-        new["state"] = update.state_BD.numpy()
-        return Updates(new, update.prediction_BP.numpy()[:, 0], update.loss_B.numpy())
+        new["state"] = update.state_BD
+        return Updates(new, update.prediction_BP[:, 0], update.loss_B)
 
 
 def observations(requests: Sequence[observation_pb2.Observation]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

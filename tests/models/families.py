@@ -17,6 +17,9 @@ FAMILY: dict[str, Callable[[], Adaptive]] = {
     "bernoulli of features and time": lambda: Adaptive(
         {}, ("a", "b", "c"), hidden_size=5, uses_time=True, writes=True, **SMALL
     ),
+    "bernoulli of ids, features and time": lambda: Adaptive(
+        {"place": 6, "kind": 3}, ("a", "b"), hidden_size=5, uses_time=True, **SMALL
+    ),
     "categorical": lambda: Adaptive({"two before": 9, "before": 5}, (), "categorical", 3, hidden_size=5, **SMALL),
     "gaussian of ids, features and time": lambda: Adaptive(
         {"place": 6}, ("a", "b"), "gaussian", hidden_size=4, uses_time=True, **SMALL

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from evercurrent.model import Update
+from evercurrent.model import ArrayUpdate
 from evercurrent.v1 import observation_pb2 as pb
 from tests.toys import Counting
 from worker.guard import Guard
@@ -34,12 +33,7 @@ def test_a_row_is_refused_for_the_first_bound_it_breaks(
             expected[row] = pb.REASON_GRADIENT
         elif not all(abs(value) <= STATE_MAX for value in state):
             expected[row] = pb.REASON_STATE
-    update = Update(
-        state_BD=torch.from_numpy(values[:, 2:].copy()),
-        prediction_BP=torch.zeros(len(values), 1),
-        loss_B=torch.from_numpy(values[:, 0].copy()),
-        gradient_norm_B=torch.from_numpy(values[:, 1].copy()),
-    )
+    update = ArrayUpdate(values[:, 2:], np.zeros((len(values), 1), np.float32), values[:, 0], values[:, 1])
     found = Guard(Counting()).check(update)
     assert {row: why.reason for row, why in found.items()} == expected
     assert all(why.message for why in found.values())

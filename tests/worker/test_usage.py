@@ -159,7 +159,7 @@ def event(tag: int, kind: int = EVENT_KIND_OBSERVATION, deed: int = 1) -> Event:
 
 
 def test_steps_are_counted_to_those_whose_events_they_took() -> None:
-    """The clock is read twice a step, twice a run of the model of many, and at each receipt and open: 8 µs later each
+    """The clock is read twice a step, twice a run of the model, and at each receipt and open: 8 µs later each
     time."""
     engine = Played(Counting(), 10, 64, itertools.count(0, 8).__next__)
     link = engine.open_link()
@@ -180,10 +180,10 @@ def test_steps_are_counted_to_those_whose_events_they_took() -> None:
         ]
 
     nothing = (0.0, 0.0)
-    assert counted(event(0)) == [(1, 8), nothing, nothing]
+    assert counted(event(0)) == [(1, 24), nothing, nothing]
     assert counted(event(0), event(1)) == [(1, 12), (1, 12), nothing]
     assert counted(event(2, EVENT_KIND_QUERY)) == [nothing, nothing, (1, 8)]
     assert counted(*[event(0, EVENT_KIND_QUERY)] * 3, event(2)) == [(3, 18), nothing, (1, 6)]
-    assert counted(event(1, deed=RAISE)) == [nothing, (1, 24), nothing]
+    assert counted(event(1, deed=RAISE)) == [nothing, (1, 40), nothing]
     assert counted(event(0, EVENT_KIND_CLOSE), event(1), event(7)) == [nothing, (1, 12), nothing]
     assert counted(event(1, EVENT_KIND_CLOSE)) == [nothing, nothing, nothing]

@@ -32,9 +32,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evercurrent.model import Batch, IdField, Model, ObservationSpec, OutcomeKind, Update
+from evercurrent.model import Batch, CompiledUpdate, IdField, Model, ObservationSpec, OutcomeKind, Update
 from evercurrent.models.adaptive import clock
-from evercurrent.models.adaptive.heads import Head, Verdict, head_of
+from evercurrent.models.adaptive.heads import Head, Verdict, bernoulli, head_of
 
 UNKNOWN = 0
 """The row of ids that training has never seen: the embedding zero."""
@@ -44,8 +44,6 @@ LOG_SCORE_MAX = 10.0
 _LOG_DECAY_SLOW, _LOG_DECAY_FAST = -7.0, -1.5
 _LOG_FORGET_SLOW, _LOG_FORGET_FAST = -7.0, -2.0
 _NUM_ALWAYS = 4
-_GAP_SCALE = 0.1
-_FORGET_AFTER_S = 60.0
 
 
 class Reading(NamedTuple):
@@ -285,6 +283,17 @@ class Adaptive(Model):
             gradient_norm_B=norm_B,
         )
 
+    def compiled_update(self) -> CompiledUpdate | None:
+        """As `update`, for a Bernoulli head, as long as no part of it is another class's own."""
+        if self._folded is None or self.head != bernoulli():
+            return None
+        if any(getattr(type(self), part) is not getattr(Adaptive, part) for part in _COMPILED):
+            return None
+        # Imported here: it compiles, which only who serves has to wait for.
+        from evercurrent.models.adaptive.compiled import compiled
+
+        return compiled(*self._folded)
+
     def read(self, ids_BK: Tensor, features_BF: Tensor, gap_B: Tensor | None) -> Reading:
         """All that depends on an event alone. `gap_B`: seconds since the user's last one; None: no time is used."""
         if self._folded is not None:
@@ -446,10 +455,29 @@ class Adaptive(Model):
         return folded, Weights(*(weight.detach() for weight in self.weights()))
 
 
+_COMPILED = (
+    "update",
+    "weights",
+    "read",
+    "answer",
+    "slope",
+    "judge",
+    "pull",
+    "step",
+    "moved",
+    "_read",
+    "_now",
+    "_row",
+    "_where_told",
+    "_fold",
+)
+"""What an update does: the methods that `compiled` stands for."""
+
+
 def kept(gap_B: Tensor, weights: Weights) -> Tensor:
     """What a time without events leaves [B, S] of how far a vector is from its rest: a power law, as people forget
     (Wixted and Ebbesen 1991)."""
-    passed_B1 = torch.log1p(gap_B / _FORGET_AFTER_S).unsqueeze(1)
+    passed_B1 = torch.log1p(gap_B / clock.FORGET_AFTER_S).unsqueeze(1)
     kept_BS: Tensor = torch.exp(-passed_B1 * weights.forget_S)
     return kept_BS
 
@@ -473,5 +501,5 @@ def _sum(encoder: Encoder, ids_BK: Tensor, features_BF: Tensor, gap_B: Tensor | 
     if sum_B is None:
         sum_B = encoder.base.expand(len(ids_BK), -1)
     if gap_B is not None:
-        sum_B = torch.addcmul(sum_B, torch.log1p(gap_B).unsqueeze(1), encoder.gap, value=_GAP_SCALE)
+        sum_B = torch.addcmul(sum_B, torch.log1p(gap_B).unsqueeze(1), encoder.gap, value=clock.GAP_SCALE)
     return sum_B
