@@ -204,8 +204,8 @@ _compiled = njit(_SIGNATURE, error_model="numpy")(_update)
 
 def compiled(encoder: Encoder, weights: Weights) -> CompiledUpdate:
     """The update of a model with these weights, folded for serving."""
-    base_R = torch.zeros_like(encoder.base) if encoder.tables else encoder.base
-    read_NR = _array(torch.cat((base_R[None], encoder.gap[None], encoder.linear_F, encoder.outer, *encoder.tables)))
+    assert encoder.rows_NR is not None, "it was folded"
+    read_NR = encoder.rows_NR.numpy()
     firsts = np.cumsum([len(read_NR) - sum(map(len, encoder.tables)), *map(len, encoder.tables)])
     parts = (
         read_NR,

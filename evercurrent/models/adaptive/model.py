@@ -105,6 +105,8 @@ class Encoder(NamedTuple):
     inner_bias: Tensor
     outer: Tensor
     gap: Tensor
+    rows_NR: Tensor | None = None
+    """Folded: all that is summed up, the parts above, which are views of it, in the order of `compiled`."""
 
 
 class Moment(NamedTuple):
@@ -443,14 +445,20 @@ class Adaptive(Model):
         base_R = self.reader_bias_R.double()
         if tables:
             tables[-1] += base_R
+            base_R = torch.zeros_like(base_R)
+        parts = [base_R[None], read(encoder.gap)[None], read(encoder.linear_F), read(encoder.outer), *tables]
+        # One tensor, of which the parts are views: tables may be large, and what is compiled takes them all as one.
+        rows_NR = torch.cat([part.float() for part in parts])
+        base_1R, gap_1R, linear_FR, outer_ER, *tables = rows_NR.split([len(part) for part in parts])
         folded = Encoder(
-            tuple(table.float() for table in tables),
-            base_R.float(),
-            read(encoder.linear_F).float(),
+            tuple(tables),
+            base_1R[0],
+            linear_FR,
             encoder.inner_F.detach().clone(),
             encoder.inner_bias.detach().clone(),
-            read(encoder.outer).float(),
-            read(encoder.gap).float(),
+            outer_ER,
+            gap_1R[0],
+            rows_NR,
         )
         return folded, Weights(*(weight.detach() for weight in self.weights()))
 
