@@ -14,6 +14,7 @@ SERVER_MODULES = frozenset(
         "grpc_reflection",
         "jwt",
         "kubernetes_asyncio",
+        "numba",
         "numpy",
         "opentelemetry",
         "prometheus_client",
