@@ -52,6 +52,9 @@ REGAIN_AFTER_US = 10_000_000
 """A shadow that has shed nobody for so long takes some in again."""
 STEP_TIMES = 64
 """Steps of which the median is taken."""
+QUICK_US = 100
+"""A standby whose steps are quicker counts as this quick: what is compiled takes a few microseconds, and a version that
+is none and takes a hundred keeps nobody waiting."""
 FILLED_AT_ONCE = 512
 
 OK, REFUSED, RAISED = range(3)
@@ -485,7 +488,7 @@ class Followers:
         """Of the live steps since: whether each took so many times what the standby's usually do."""
         times = standby.step_times
         if len(times) >= STEP_TIMES and self._live_times:
-            bound_us = self.slower_max * median(times[-STEP_TIMES:])
+            bound_us = self.slower_max * max(QUICK_US, median(times[-STEP_TIMES:]))
             standby.sums.slowness.add((np.array(self._live_times) > bound_us).astype(np.float64) - 0.5)
         self._live_times.clear()
         times.append(update_us)

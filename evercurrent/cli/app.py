@@ -447,7 +447,10 @@ def shadow_policy(
         ScoreBy.BRIER
     ),
     slower_max: Annotated[
-        float, typer.Option(min=1, help="A promoted version whose steps take so many times the old one's regresses.")
+        float,
+        typer.Option(
+            min=1, help="A promoted version whose steps take so many times the old one's, or 100 µs, regresses."
+        ),
     ] = 5.0,
     who: WhoOption = None,
     why: WhyOption = "",

@@ -357,8 +357,13 @@ def test_a_model_of_other_shapes_than_it_declares_does_not_run() -> None:
         engine._pin(1, "v2")
 
 
-def test_the_next_step_of_a_slow_live_version_is_found_slow() -> None:
-    now_us = itertools.count(step=100)
+@pytest.mark.parametrize(
+    ("standby_us", "live_us", "is_slow"),
+    [(100, 100_000, True), (100, 501, True), (100, 500, False), (1, 501, True), (1, 500, False), (300, 1500, False)],
+)
+def test_the_next_step_of_a_slow_live_version_is_found_slow(standby_us: int, live_us: int, is_slow: bool) -> None:
+    """Five times the standby's; and what is below half a millisecond is never slow."""
+    now_us = itertools.count(step=standby_us)
     engine = Played(Counting(), 100, 64, now_us.__next__)
     link = engine.open_link()
     open_tag(engine, link, 0, USERS[0])
@@ -367,11 +372,11 @@ def test_the_next_step_of_a_slow_live_version_is_found_slow() -> None:
         receive(engine, link, event(0, deed=1))
         drain(engine)
         if number >= module.STEP_TIMES:
-            engine.followers.note_live_step(100_000)
+            engine.followers.note_live_step(live_us)
         follow_all(engine)
     sums = engine.followers.sums_of(follower_of(engine)).slowness
     assert sums.count == 20
-    assert sums.sum == 0.0
+    assert sums.sum == (0.0 if is_slow else -10.0)
 
 
 def test_what_a_version_or_a_score_raises_does_not_reach_the_live_version() -> None:
