@@ -128,7 +128,7 @@ class ArrayUpdate(NamedTuple):
 
 class CompiledUpdate(Protocol):
     """`Model.update` without torch: rows [B, D] and the parts of a Batch, as arrays, which may be views of records and
-    are neither kept nor changed. Where there is no outcome its cells may be anything."""
+    are neither kept nor changed. Ids are within their fields; where there is no outcome its cells may be anything."""
 
     def __call__(
         self,

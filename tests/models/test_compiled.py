@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from evercurrent.describe import describe
-from evercurrent.model import ArrayUpdate, Batch, CompiledUpdate, Model, Update
+from evercurrent.model import ArrayUpdate, Batch, CompiledUpdate, IdField, Model, ObservationSpec, Update
 from evercurrent.models.adaptive import Adaptive
 from evercurrent.models.adaptive.clock import clock_of
 from evercurrent.models.adaptive.compiled import exp
@@ -132,7 +132,25 @@ class Wrong(KnowledgeTracing):
         return KnowledgeTracing(40, 7, **SMALL).eval().compiled_update()
 
 
+class Wider(KnowledgeTracing):
+    """Keeps more in a row than the family does."""
+
+    def __init__(self) -> None:
+        super().__init__(40, 7, **SMALL)
+        self.state_shapes = {**self.state_shapes, "count": (2,)}
+
+
+class MoreIds(KnowledgeTracing):
+    """Takes ids that no table has a row for."""
+
+    def __init__(self) -> None:
+        super().__init__(40, 7, **SMALL)
+        self.observation = ObservationSpec((IdField("item", 41), IdField("skill", 7)), outcome=self.head.outcome)
+
+
 def test_what_is_not_the_familys_own_update_is_not_compiled() -> None:
+    assert Wider().eval().compiled_update() is None
+    assert MoreIds().eval().compiled_update() is None
     assert Doubtful(40, 7, **SMALL).eval().compiled_update() is None
     assert KnowledgeTracing(40, 7, **SMALL).train().compiled_update() is None
     for name in FAMILY.keys() - set(COMPILED):

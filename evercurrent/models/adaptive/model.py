@@ -286,10 +286,19 @@ class Adaptive(Model):
         )
 
     def compiled_update(self) -> CompiledUpdate | None:
-        """As `update`, for a Bernoulli head, as long as no part of it is another class's own."""
+        """As `update`, for a Bernoulli head, as long as no part of it is another class's own, and observations and rows
+        are those of the weights: machine code looks at no bounds."""
         if self._folded is None or self.head != bernoulli():
             return None
         if any(getattr(type(self), part) is not getattr(Adaptive, part) for part in _COMPILED):
+            return None
+        width = self.state_size + (clock.WIDTH if self.uses_time else 0)
+        sizes, num_features = [field.size for field in self.observation.ids], len(self.observation.features)
+        if (self.state_width, sizes, num_features) != (
+            width,
+            [len(table) for table in self.tables],
+            len(self.linear_F),
+        ):
             return None
         # Imported here: it compiles, which only who serves has to wait for.
         from evercurrent.models.adaptive.compiled import compiled
