@@ -55,7 +55,8 @@ class Learned:
 
 
 class Learner:
-    """`number` is what result records call the version; `update_us`: what the model itself took in the last `learn`."""
+    """`number` is what result records call the version; `update_us`: what the model took in the last `learn`,
+    with the view of the events that it is given."""
 
     def __init__(
         self, number: int, model: Model, states: VersionStates, layout: Layout, clock_us: Callable[[], int]
@@ -235,7 +236,7 @@ def probe(model: Model, layout: Layout) -> None:
     if (compiled := model.compiled_update()) is not None:
         again = compiled(initial_BD.numpy(), *columns_of(event, layout))
         for name, one, other in zip(declared, arrays_of(update), again, strict=True):
-            if not np.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True):
+            if one.shape != other.shape or not np.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True):
                 raise ValueError(f"{model.name}: compiled_update gives {name} {other}, and update {one}")
 
 

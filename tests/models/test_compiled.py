@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from evercurrent.describe import describe
-from evercurrent.model import ArrayUpdate, Batch, CompiledUpdate, IdField, Model, ObservationSpec, Update
+from evercurrent.model import ArrayUpdate, Batch, CompiledUpdate, IdField, ObservationSpec, Update
 from evercurrent.models.adaptive import Adaptive
 from evercurrent.models.adaptive.clock import clock_of
 from evercurrent.models.adaptive.compiled import exp
@@ -132,6 +133,20 @@ class Wrong(KnowledgeTracing):
         return KnowledgeTracing(40, 7, **SMALL).eval().compiled_update()
 
 
+class Flat(KnowledgeTracing):
+    """What is compiled gives the same numbers in another shape."""
+
+    def compiled_update(self) -> CompiledUpdate | None:
+        inner = super().compiled_update()
+        assert inner is not None
+
+        def flat(*columns: Any) -> ArrayUpdate:
+            update = inner(*columns)
+            return update._replace(prediction_BP=update.prediction_BP[:, 0])
+
+        return cast(CompiledUpdate, flat)
+
+
 class Wider(KnowledgeTracing):
     """Keeps more in a row than the family does."""
 
@@ -158,7 +173,8 @@ def test_what_is_not_the_familys_own_update_is_not_compiled() -> None:
     assert load_model("knowledge-tracing").compiled_update() is not None
 
 
-def test_a_model_whose_compiled_update_is_another_is_refused() -> None:
-    model: Model = Wrong(40, 7, **SMALL).eval().requires_grad_(False)
-    with pytest.raises(ValueError, match="compiled_update gives state_BD"):
+@pytest.mark.parametrize(("kind", "part"), [(Wrong, "state_BD"), (Flat, "prediction_BP")])
+def test_a_model_whose_compiled_update_is_another_is_refused(kind: type[KnowledgeTracing], part: str) -> None:
+    model = kind(40, 7, **SMALL).eval().requires_grad_(False)
+    with pytest.raises(ValueError, match=f"compiled_update gives {part}"):
         probe(model, Layout.of(describe(model)))
