@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -19,6 +21,7 @@ T = TypeVar("T")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 STOP_TIMEOUT_S = 5.0
+NUM_PORTS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +86,30 @@ def entered_together(contexts: Sequence[AbstractContextManager[T]]) -> Iterator[
         yield entered
 
 
+def free_ports(count: int) -> list[int]:
+    """So many ports of the loopback that nobody listens on just now, all different.
+
+    They lie below those that the kernel gives to connections and to whoever asks for any (ip(7), ip_local_port_range):
+    a server that takes its time to start would find one of these taken.
+    """
+    end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = random.SystemRandom().sample(range(end - NUM_PORTS, end), NUM_PORTS)
+    return list(islice(filter(_is_free, ports), count))
+
+
 def free_port() -> int:
-    """A port of the loopback that nobody listens on just now."""
-    with closing(socket.socket()) as holder:
-        holder.bind(("127.0.0.1", 0))
-        port: int = holder.getsockname()[1]
-        return port
+    """One of them."""
+    [port] = free_ports(1)
+    return port
+
+
+def _is_free(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 async def standard_input_ends() -> None:

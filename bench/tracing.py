@@ -19,7 +19,7 @@ import numpy as np
 from bench import load, pacing
 from bench.open_loop import OPEN_LOOP_SESSIONS, Latencies, OpenLoopArm
 from bench.pairs import interleave
-from bench.processes import entered_together, free_port
+from bench.processes import entered_together, free_ports
 from bench.report import Metric, interval, metrics_of, percentiles
 from bench.run import Options, Watch, run
 from bench.service import run_service
@@ -50,7 +50,7 @@ def measure(options: Options, watch: Watch, rate_per_s: float) -> tuple[Metric, 
     sizes = QUICK if options.quick else FULL
     with ExitStack() as running:
         some, all_ = (running.enter_context(run_sink()) for _ in range(2))
-        ports = [free_port() for _ in range(2)]
+        ports = free_ports(2)
         scraped = "".join(
             f'[{role}]\nmetrics_address = "127.0.0.1:{port}"\n'
             for role, port in zip(("worker", "router"), ports, strict=True)

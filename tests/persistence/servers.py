@@ -5,17 +5,18 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import botocore.session
+
+from bench.processes import free_port, free_ports
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -70,7 +71,7 @@ def seaweedfs(folder: Path) -> Iterator[Server]:
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     (folder / "data").mkdir()
     names = ("master", "volume", "filer", "admin", "s3")
-    ports = dict(zip([f"{name}.port{kind}" for name in names for kind in ("", ".grpc")], _free_ports(10), strict=True))
+    ports = dict(zip([f"{name}.port{kind}" for name in names for kind in ("", ".grpc")], free_ports(10), strict=True))
     options = {
         "dir": folder / "data",
         "ip": "127.0.0.1",
@@ -100,7 +101,7 @@ def seaweedfs(folder: Path) -> Iterator[Server]:
 def rclone(folder: Path) -> Iterator[Server]:
     """`rclone serve s3`, which takes conditions and ignores them."""
     (folder / "data" / BUCKET).mkdir(parents=True)
-    [port] = _free_ports(1)
+    port = free_port()
     key = f"{ACCESS_KEY},{SECRET_KEY}"
     command: list[str | Path] = [
         BIN / "rclone",
@@ -139,15 +140,6 @@ def _child(
                 process.wait(STOP_S)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _await_status(process: subprocess.Popen[bytes], port: int, status: int | None, log: Path) -> None:

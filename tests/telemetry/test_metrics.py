@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import evercurrent
+from bench.processes import free_port, free_ports
 from evercurrent.cli.cluster import Cluster, run_cluster
 from evercurrent.telemetry.latency import BOUNDS_US, LatencyWindow
 from evercurrent.telemetry.metrics import Kind, counter, gauge, labelled, times
@@ -43,13 +42,6 @@ def scraped(port: int) -> Samples:
         return samples_of(answer.read().decode())
 
 
-def free_port() -> int:
-    with closing(socket.socket()) as holder:
-        holder.bind(("127.0.0.1", 0))
-        port: int = holder.getsockname()[1]
-        return port
-
-
 class Watched:
     """A service of one worker that was used, and where its metrics are."""
 
@@ -67,7 +59,7 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
-    ports = {"router": free_port(), "worker": free_port()}
+    ports = dict(zip(("router", "worker"), free_ports(2), strict=True))
     config = folder / "config.toml"
     config.write_text(
         "".join(
