@@ -131,9 +131,9 @@ class Layout:
             ]
         )
 
-    def event(self, record: Records) -> Event:
-        """One event, of an array of one."""
-        seq, event_time_us, stamp_us, *values = self.event_struct.unpack(record.tobytes())
+    def event(self, raw: bytes) -> Event:
+        """One event, of its record."""
+        seq, event_time_us, stamp_us, *values = self.event_struct.unpack(raw)
         num_longs = self.num_ids + self.is_choice
         longs, (tag, timeout_us), floats = (
             values[:num_longs],

@@ -31,7 +31,7 @@ from evercurrent.v1.columns_pb2 import (
     IndexedRejection,
 )
 from evercurrent.v1.models_pb2 import ModelRole
-from evercurrent.wire import SEQ_MAX, Layout, Records
+from evercurrent.wire import SEQ_MAX, Event, Layout, Records
 from persistence.rows import U64
 from worker.arrivals import Arrival, Arrivals, Caller, WaitingTag
 from worker.feeds import ENDED, TAG_MAX, WAITING, Feeds
@@ -219,8 +219,6 @@ class Engine:
             _check_indices(refusals, traces, len(events))
         if refusals:
             _check_refusals(events, [refusal.index for refusal in refusals])
-        if len(events) == 1 and not refusals and not feeds.has_pins and self._receive_one(link, events, traces):
-            return 0
         marks = np.zeros(len(events), MARKS)
         if traces and self.traces is not None:
             marks["trace"] = self.traces.take(traces, len(events))
@@ -249,6 +247,75 @@ class Engine:
         self._close_tags(link, received)
         self._inbox.put(received)
         return int(np.count_nonzero(rows == ENDED))
+
+    def answer_one(self, link: int, raw: bytes, traces: Sequence[worker_pb2.LinkTrace] = ()) -> Records | None:
+        """Learn at once from a frame of one event, its record, and give its result. None, and nothing is taken: it is
+        to be received like others, for something waits, or it is no plain, due observation that may be learned from.
+
+        The way of a lone event without the arrays that pay only for many (docs/adr/0003). What is not plain is left to
+        the general way.
+        """
+        feeds = self._feeds[link]
+        if len(self._inbox) or self._has_strikes or feeds.has_pins:
+            return None
+        event = self.layout.event(raw)
+        row, entry = feeds.find_one(event.tag)
+        if row <= INITIAL_ROW or event.timeout_us or not self._validator.is_sound(event):
+            return None
+        if entry != UNSEQUENCED and event.seq != self.sessions.last_seq.item(entry) + 1:
+            return None
+        if traces and self.traces is not None:
+            return self.traces.around_one(traces[0], row, lambda: self._learn_one(raw, event, row, entry))
+        return self._learn_one(raw, event, row, entry)
+
+    def _learn_one(self, raw: bytes, event: Event, row: int, entry: int) -> Records | None:
+        """One forward and one backward; None, and nothing has changed: the general way has more to say of it."""
+        began_us = self._clock_us()
+        followers = self.followers
+        if followers:
+            followers.before_one(row)
+        learned = self.live.learn_one(row, raw)
+        if learned is None:
+            return None
+        loss, prediction_P = learned
+        version = self.slab.version.item(row) + 1
+        self.slab.version[row] = version
+        applied_seq = 0
+        if entry != UNSEQUENCED:
+            applied_seq = event.seq
+            self.sessions.last_seq[entry] = applied_seq
+        self._mark_changed(row, began_us)
+        self.num_updates += 1
+        if followers:
+            followers.note_live_step(self.live.update_us)
+            followers.offer_one(self.layout.events(raw), row, prediction_P)
+        step_us = self._clock_us() - began_us
+        self.num_steps += 1
+        self.steps_us += step_us
+        self.residents.usage.count_one(row, step_us)
+        result = self.layout.results(
+            self.layout.result_struct.pack(
+                event.seq,
+                version,
+                applied_seq,
+                self.sessions.durable_seq.item(entry) if self.has_store else 0,
+                event.stamp_us,
+                self.sessions.lost.item(entry),
+                version - self.residents.durable_version.item(row) if self.has_store else version,
+                event.tag,
+                0,
+                0,
+                step_us,
+                loss,
+                *prediction_P,
+                pb.STATUS_APPLIED,
+                EVENT_KIND_OBSERVATION,
+                self.live.number,
+            )
+        )
+        if self.log is not None:
+            self._write_log(np.array([row]), np.array([entry]), self.layout.events(raw), result)
+        return result
 
     # --- what the ownership tells ---------------------------------------------------------------------------------
 
@@ -349,10 +416,6 @@ class Engine:
 
     def _step(self, taken: Waiting) -> list[Results]:
         began_us = self._clock_us()
-        if len(taken) == 1:
-            result = self._step_one(taken, began_us)
-            if result is not None:
-                return [result]
         results = self._blank_results(taken, began_us)
         rejected: dict[int, pb.Rejection] = {}
         queries = taken.events["kind"] == EVENT_KIND_QUERY
@@ -373,77 +436,9 @@ class Engine:
         self.steps_us += step_us
         self.residents.usage.count(taken.marks["row"][taken.events["kind"] != EVENT_KIND_CLOSE], step_us)
         if self.log is not None and len(learning):
-            self._write_log(taken, learning, results)
+            rows, entries = taken.marks["row"][learning], taken.marks["entry"][learning]
+            self._write_log(rows, entries, taken.events[learning], results[learning])
         return self._split(taken, results, rejected)
-
-    def _receive_one(self, link: int, events: Records, traces: Sequence[worker_pb2.LinkTrace]) -> bool:
-        """Take in a frame of one sound observation; False, and nothing taken, if it is anything else.
-
-        This and `_step_one` are the way of a lone event without the arrays that pay only for many: a third of the time
-        of one update (docs/adr/0003). What is not plain is left to the general way.
-        """
-        event = self.layout.event(events)
-        row, entry = self._feeds[link].find_one(event.tag)
-        if row <= INITIAL_ROW or not self._validator.is_sound(event):
-            return False
-        trace = self.traces.take_one(traces[0]) if traces and self.traces is not None else 0
-        marks = np.array([(self._clock_us(), link, entry, row, 0, 0, trace, 0, 0)], MARKS)
-        self._inbox.put(Waiting(events, marks, event))
-        return True
-
-    def _step_one(self, taken: Waiting, began_us: int) -> Results | None:
-        """Learn from one plain, due observation; None, and nothing changed, if it is anything else."""
-        event = taken.lone
-        if event is None or event.timeout_us or self._has_strikes:
-            return None
-        received_us, link, entry, row, _, hydrate_us, _, _, _ = taken.marks.item()
-        if entry != UNSEQUENCED and event.seq != self.sessions.last_seq.item(entry) + 1:
-            return None
-        if self.followers:
-            self.followers.before_one(row)
-        learned = self.live.learn_one(row, taken.events)
-        if learned is None:
-            return None
-        loss, prediction_P = learned
-        version = self.slab.version.item(row) + 1
-        self.slab.version[row] = version
-        applied_seq = 0
-        if entry != UNSEQUENCED:
-            applied_seq = event.seq
-            self.sessions.last_seq[entry] = applied_seq
-        self.residents.dirty[row] = DIRTY
-        self.residents.used_us[row] = began_us
-        self._host.note_change()
-        self.num_updates += 1
-        if self.followers:
-            self.followers.note_live_step(self.live.update_us)
-            self.followers.offer_one(taken.events, row, prediction_P)
-        step_us = self._clock_us() - began_us
-        self.num_steps += 1
-        self.steps_us += step_us
-        self.residents.usage.count_one(row, step_us)
-        raw = self.layout.result_struct.pack(
-            event.seq,
-            version,
-            applied_seq,
-            self.sessions.durable_seq.item(entry) if self.has_store else 0,
-            event.stamp_us,
-            self.sessions.lost.item(entry),
-            version - self.residents.durable_version.item(row) if self.has_store else version,
-            event.tag,
-            began_us - received_us,
-            hydrate_us,
-            step_us,
-            loss,
-            *prediction_P,
-            pb.STATUS_APPLIED,
-            EVENT_KIND_OBSERVATION,
-            self.live.number,
-        )
-        results = self.layout.results(raw)
-        if self.log is not None:
-            self._write_log(taken, np.zeros(1, np.intp), results)
-        return Results(link, results)
 
     def _open(self, tag: WaitingTag) -> worker_pb2.LinkTagOpened | None:
         """Open a tag if its user is here; None if that is to be waited for."""
@@ -617,12 +612,10 @@ class Engine:
             if not self._feeds[link].close(int(events["tag"][index])):
                 marks["row"][index] = INITIAL_ROW
 
-    def _write_log(self, taken: Waiting, learned: Indices, results: Records) -> None:
+    def _write_log(self, rows: Indices, entries: NDArray[np.int32], learned: Records, results: Records) -> None:
         assert self.log is not None
-        rows = taken.marks["row"][learned]
         users = [self.slab.key(row) for row in rows.tolist()]
-        ids = self.sessions.ids(taken.marks["entry"][learned])
-        self.log(users, self.slab.slot[rows], ids, taken.events[learned], results[learned])
+        self.log(users, self.slab.slot[rows], self.sessions.ids(entries), learned, results)
 
     def _blank_results(self, taken: Waiting, began_us: int) -> Records:
         results = np.zeros(len(taken), self.layout.result_dtype)

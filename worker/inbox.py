@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evercurrent.v1.columns_pb2 import EVENT_KIND_QUERY
-from evercurrent.wire import Event, Records, joined
+from evercurrent.wire import Records, joined
 from worker.slab import INITIAL_ROW
 
 MARKS = np.dtype(
@@ -40,12 +40,10 @@ NO_PIN = 0
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Events and their marks, index by index. `lone` is the event of a frame of one sound observation, which then needs
-    no arrays."""
+    """Events and their marks, index by index."""
 
     events: Records
     marks: Records
-    lone: Event | None = None
 
     def __len__(self) -> int:
         return len(self.events)

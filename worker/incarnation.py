@@ -21,6 +21,7 @@ from evercurrent.security.dialing import PLAIN, Dialing
 from evercurrent.telemetry.logs import get_logger
 from evercurrent.telemetry.tracing import Tracer
 from evercurrent.v1 import worker_pb2
+from evercurrent.wire import Records
 from persistence.errors import StoreUnavailable
 from persistence.store import ObjectStore
 from worker.acting import US_PER_S, Acting
@@ -170,6 +171,13 @@ class Incarnation:
         for results in self.engine.step():
             self.latency.add(results.records, 0, self.clock_us())
             self.outboxes.put_results(results)
+
+    def answer_one(self, link: int, raw: bytes, traces: Sequence[worker_pb2.LinkTrace]) -> Records | None:
+        """As Engine.answer_one."""
+        result = self.engine.answer_one(link, raw, traces)
+        if result is not None:
+            self.latency.add(result, 0, self.clock_us())
+        return result
 
     def told_slots(self, link: int, slots: Sequence[int]) -> None:
         """A router sends the users of these slots here, from now on."""

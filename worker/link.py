@@ -138,6 +138,7 @@ class WorkerService:
 
     async def _receive(self, incarnation: Incarnation, link: int, outbox: Outbox, stream: Stream) -> None:
         engine = incarnation.engine
+        event_bytes = engine.layout.event_dtype.itemsize
         while (raw := await stream.read()) is not grpc.aio.EOF:
             if incarnation.leaving.is_set():
                 continue
@@ -145,6 +146,14 @@ class WorkerService:
             if message.WhichOneof("request") != "frame":
                 raise refused(pb.REASON_PROTOCOL, "request", "expected a frame")
             frame = message.frame
+            if _is_of_one(frame, event_bytes):
+                result = incarnation.answer_one(link, frame.events, frame.traces)
+                if result is not None:
+                    outbox.put_one(result)
+                    await outbox.flush(stream)
+                    if outbox.num_in_flight >= self._in_flight_max:
+                        await outbox.below(self._in_flight_max)
+                    continue
             if frame.HasField("slots"):
                 incarnation.told_slots(link, _checked_slots(frame.slots))
             for tag_open in frame.opens:
@@ -223,6 +232,11 @@ def _parsed(raw: object) -> worker_pb2.LinkRequest:
         return worker_pb2.LinkRequest.FromString(raw)
     except DecodeError as error:
         raise refused(pb.REASON_PROTOCOL, "request", "is not a message of the type LinkRequest") from error
+
+
+def _is_of_one(frame: worker_pb2.LinkFrame, event_bytes: int) -> bool:
+    """Whether a frame has one event and nothing that concerns others."""
+    return len(frame.events) == event_bytes and not (frame.opens or frame.refusals or frame.HasField("slots"))
 
 
 async def _leave(incarnation: Incarnation, outbox: Outbox) -> NoReturn:

@@ -51,6 +51,12 @@ class Outbox:
         self._num_results += len(results.records)
         self._filled.set()
 
+    def put_one(self, result: Records) -> None:
+        """Put the result of an event that was answered as it came, for whoever calls this to `flush`."""
+        self.num_in_flight += 1
+        self._results.append(result.tobytes())
+        self._num_results += 1
+
     def put_watermarks(self, watermarks: Records) -> None:
         self._watermarks.append(watermarks.tobytes())
         self._filled.set()
@@ -107,24 +113,32 @@ class Outbox:
 
     @property
     def _has_any(self) -> bool:
-        return bool(self._opens or self._results or self._watermarks or self._ended or self._status)
+        return bool(self._results or self._has_more)
+
+    @property
+    def _has_more(self) -> bool:
+        """Whether there is anything besides results that say all themselves."""
+        return bool(self._opens or self._rejections or self._watermarks or self._ended or self._status)
 
     def _take(self) -> tuple[worker_pb2.LinkResponse, int]:
-        frame = worker_pb2.LinkResults(
-            opens=self._opens,
-            results=b"".join(self._results),
-            rejections=self._rejections,
-            watermarks=b"".join(self._watermarks),
-            ended=self._ended,
-            status=self._status,
-        )
+        message = worker_pb2.LinkResponse()
+        frame = message.frame
+        if self._results:
+            frame.results = b"".join(self._results)
+        if self._has_more:
+            frame.opens.extend(self._opens)
+            frame.rejections.extend(self._rejections)
+            frame.watermarks = b"".join(self._watermarks)
+            frame.ended.extend(self._ended)
+            if self._status is not None:
+                frame.status.CopyFrom(self._status)
+            self._opens, self._rejections, self._watermarks, self._ended, self._status = [], [], [], [], None
         if len(self._versions) > self._num_told:
             frame.models.extend(self._versions)
             self._num_told = len(self._versions)
         num_results = self._num_results
-        self._opens, self._results, self._rejections, self._num_results = [], [], [], 0
-        self._watermarks, self._ended, self._status = [], [], None
-        return worker_pb2.LinkResponse(frame=frame), num_results
+        self._results, self._num_results = [], 0
+        return message, num_results
 
 
 class Outboxes:

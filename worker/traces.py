@@ -8,6 +8,7 @@ says in its span.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from worker.inbox import Waiting
 from worker.residents import Indices, Residents
 from worker.results import Results
 from worker.slab import INITIAL_ROW
+
+T = TypeVar("T")
 
 STEP, PUT = "evercurrent.step", "evercurrent.journal.put"
 
@@ -43,17 +46,12 @@ class Traces:
         """The number of each event of a frame; 0: it is not traced."""
         numbers = np.zeros(num_events, np.uint32)
         for trace in traces:
-            numbers[trace.index] = self.take_one(trace)
+            context = unpacked(trace.context)
+            if context is not None:
+                self._last = self._last % 0xFFFF_FFFF + 1
+                self._contexts[self._last] = context
+                numbers[trace.index] = self._last
         return numbers
-
-    def take_one(self, trace: LinkTrace) -> int:
-        """The number of one event."""
-        context = unpacked(trace.context)
-        if context is None:
-            return 0
-        self._last = self._last % 0xFFFF_FFFF + 1
-        self._contexts[self._last] = context
-        return self._last
 
     def drop(self, waiting: Waiting) -> None:
         """Nobody answers these events."""
@@ -66,20 +64,36 @@ class Traces:
         if not any(numbers):
             return step(taken)
         contexts = {index: self._contexts.pop(number) for index, number in enumerate(numbers) if number}
-        events = list(contexts.values())
+        results = self._spanned(list(contexts.values()), len(numbers), lambda: step(taken))
+        assert results is not None, "a step has results"
+        rows = taken.marks["row"].tolist()
+        for index, context in contexts.items():
+            self._wait_for(rows[index], context)
+        return results
+
+    def around_one(self, trace: LinkTrace, row: int, step: Callable[[], T | None]) -> T | None:
+        """The same for one event of a row. A step that gives nothing is not told of."""
+        context = unpacked(trace.context)
+        if context is None:
+            return step()
+        result = self._spanned([context], 1, step)
+        if result is not None:
+            self._wait_for(row, context)
+        return result
+
+    def _spanned(self, events: list[Context], num_events: int, step: Callable[[], T | None]) -> T | None:
+        """A step over so many events, of which these are traced, and its span."""
         span = self._tracer.child(events[0])
         began_us = self._clock_us()
         token = current.set(span)
         try:
-            results = step(taken)
+            results = step()
         finally:
             current.reset(token)
-        attributes = {"evercurrent.events": len(numbers)}
-        ended_us = self._clock_us()
-        self._tracer.put(Span(STEP, span, events[0], SpanKind.SERVER, began_us, ended_us, attributes, events))
-        rows = taken.marks["row"].tolist()
-        for index, context in contexts.items():
-            self._wait_for(rows[index], context)
+        if results is not None:
+            attributes = {"evercurrent.events": num_events}
+            ended_us = self._clock_us()
+            self._tracer.put(Span(STEP, span, events[0], SpanKind.SERVER, began_us, ended_us, attributes, events))
         return results
 
     def put(self, key: str, num_bytes: int, began_us: int, ended_us: int) -> None:

@@ -40,8 +40,9 @@ class Validator:
         outcome = self._spec.outcome
         if event.kind != EVENT_KIND_OBSERVATION or event.event_time_us < 0:
             return False
-        if any(not 0 <= value < size for value, size in zip(event.ids, self._sizes, strict=True)):
-            return False
+        for value, size in zip(event.ids, self._sizes, strict=True):
+            if not 0 <= value < size:
+                return False
         if not all(map(isfinite, event.features)):
             return False
         if outcome.kind is OutcomeKind.CHOICE:

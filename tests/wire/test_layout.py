@@ -71,7 +71,7 @@ def test_one_event_is_the_same_record_for_struct_and_numpy(layout: Layout, data:
             assert name not in (layout.event_dtype.names or ())
         else:
             assert record[name].tolist() == value
-    assert layout.event(layout.events(raw)) == event
+    assert layout.event(raw) == event
 
 
 @given(layout=layouts, data=st.data())

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from evercurrent.model import Model
+from evercurrent.v1.columns_pb2 import IndexedRejection
 from evercurrent.v1.worker_pb2 import LinkTagEnded, LinkTagOpened
 from evercurrent.wire import Records
 from worker.engine import Clock, Engine
 from worker.residents import Residents
+from worker.results import Results
 
 
 @dataclass
@@ -60,4 +62,22 @@ class Played(Engine):
     def __init__(self, model: Model, residents_max: int, batch_max: int, clock_us: Clock) -> None:
         self.host = PlayedHost(Residents(model.initial_state().detach().numpy(), residents_max, "v1"))
         self.told = Told()
+        self.answered: list[Results] = []
+        """What was answered at once, and not asked for yet."""
         super().__init__(model.requires_grad_(False), self.host.residents, self.host, self.told, batch_max, clock_us)
+
+    def take(self, link: int, raw: bytes, refusals: Sequence[IndexedRejection] = ()) -> None:
+        """A frame, as links take it in."""
+        if len(raw) == self.layout.event_dtype.itemsize and not refusals:
+            result = self.answer_one(link, raw)
+            if result is not None:
+                self.answered.append(Results(link, result))
+                return
+        self.receive(link, self.layout.events(raw), refusals)
+
+    def answers(self) -> Iterator[Results]:
+        """All that was not asked for yet, and what the steps give that are due."""
+        answered, self.answered = self.answered, []
+        yield from answered
+        while self.num_waiting:
+            yield from self.step()

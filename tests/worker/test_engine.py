@@ -50,17 +50,16 @@ def event(
     return Event(seq, 1, 0, (deed, 2), 0, tag, timeout_us, (0.5, -1.0), (outcome,), kind)
 
 
-def receive(engine: Engine, link: int, *events: Event) -> None:
-    engine.receive(link, engine.layout.events(b"".join(engine.layout.pack(one) for one in events)), ())
+def receive(engine: Played, link: int, *events: Event) -> None:
+    engine.take(link, b"".join(engine.layout.pack(one) for one in events))
 
 
-def drain(engine: Engine) -> list[tuple[int, np.void, int]]:
+def drain(engine: Played) -> list[tuple[int, np.void, int]]:
     """All results as (link, record, reason)."""
     found = []
-    while engine.num_waiting:
-        for results in engine.step():
-            reasons = {indexed.index: indexed.rejection.reason for indexed in results.rejections}
-            found += [(results.link, record, reasons.get(at, 0)) for at, record in enumerate(results.records)]
+    for results in engine.answers():
+        reasons = {indexed.index: indexed.rejection.reason for indexed in results.rejections}
+        found += [(results.link, record, reasons.get(at, 0)) for at, record in enumerate(results.records)]
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,7 @@ from evercurrent.wire import Event
 from tests.toys import NUM_DEEDS, Counting
 from tests.worker.playing import Played
 from tests.worker.twin import Twin, TwinEvent, TwinResult
+from worker.results import Results
 
 TOLERANCE = 1e-5
 SESSIONS = [str(ULID.from_int(1000 + number)) for number in range(3)]
@@ -166,10 +168,13 @@ class Harness:
             if event.kind == EVENT_KIND_REFUSED:
                 why = rejection(pb.REASON_IDS_COUNT, f"ids/{index}", "")
                 refusals.append(IndexedRejection(index=index, rejection=why))
-        self.engine.receive(self.links[link], layout.events(raw), refusals)
+        self.engine.take(self.links[link], raw, refusals)
 
     def step(self) -> None:
-        for results in self.engine.step():
+        self.note(self.engine.step())
+
+    def note(self, answers: Iterable[Results]) -> None:
+        for results in answers:
             reasons = {indexed.index: indexed.rejection for indexed in results.rejections}
             assert len(reasons) == len(results.rejections)
             rejected = np.flatnonzero(results.records["status"] == pb.STATUS_REJECTED).tolist()
@@ -179,8 +184,7 @@ class Harness:
                 self.given[key].append((record, reasons.get(index)))
 
     def drain(self) -> None:
-        while self.engine.num_waiting:
-            self.step()
+        self.note(self.engine.answers())
 
     def reopen(self, feed: Feed) -> None:
         number = FEEDS.index(feed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,5 +72,5 @@ def test_reasons_are_those_of_plain_conditions(model: Model, data: st.DataObject
         if reason:
             why = validator.explain(reason, record)
             assert (why.reason, bool(why.field), bool(why.message)) == (reason, True, True)
-        packed = layout.event(np.array([record], record.dtype))
+        packed = layout.event(record.tobytes())
         assert validator.is_sound(packed) == (reason == 0 and event.kind == EVENT_KIND_OBSERVATION)
