@@ -46,6 +46,42 @@ class Event(NamedTuple):
     kind: int
 
 
+class ResultRecord(NamedTuple):
+    """One result record as plain values."""
+
+    seq: int
+    version: int
+    applied_seq: int
+    durable_seq: int
+    stamp_us: int
+    lost: int
+    at_risk: int
+    tag: int
+    queue_us: int
+    hydrate_us: int
+    step_us: int
+    loss: float
+    prediction: Sequence[float]
+    status: pb.Status
+    kind: int
+    model: int
+
+    def stages(self, now_us: int) -> tuple[int, int, int, int, int]:
+        """The parts of one update's time, in microseconds: route, which is what is not the worker's; queue, hydrate and
+        step; and all of it, up to now."""
+        total_us = now_us - self.stamp_us
+        worker_us = self.queue_us + self.hydrate_us + self.step_us
+        return max(0, total_us - worker_us), self.queue_us, self.hydrate_us, self.step_us, total_us
+
+
+def result_records(results: Records) -> list[ResultRecord]:
+    """Results as plain values."""
+    return [ResultRecord._make(record[:_NUM_RESULT_FIELDS]) for record in results.tolist()]
+
+
+_NUM_RESULT_FIELDS = len(ResultRecord._fields)
+
+
 @dataclass(frozen=True)
 class Layout:
     """How wide the events and results of one model are."""

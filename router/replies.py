@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.columns_pb2 import EVENT_KIND_CLOSE, EVENT_KIND_QUERY, IndexedRejection
-from evercurrent.wire import Records
+from evercurrent.wire import Records, ResultRecord, result_records
 
 
 class Replies:
@@ -29,60 +29,41 @@ class Replies:
     ) -> Iterator[pb.ObservationResult | pb.QueryResult]:
         """The replies that these results complete."""
         reasons = {indexed.index: indexed.rejection for indexed in rejections}
-        for index, record in enumerate(records.tolist()):
-            kind = record[14]
-            if kind == EVENT_KIND_QUERY:
+        for index, record in enumerate(result_records(records)):
+            if record.kind == EVENT_KIND_QUERY:
                 answer = self._collect(record, reasons.get(index), now_us)
                 if answer is not None:
                     yield answer
-            elif kind != EVENT_KIND_CLOSE:
+            elif record.kind != EVENT_KIND_CLOSE:
                 yield self._observed(record, reasons.get(index), now_us)
 
-    def _observed(self, record: tuple, why: pb.Rejection | None, now_us: int) -> pb.ObservationResult:  # type: ignore[type-arg]
-        (
-            seq,
-            version,
-            applied,
-            durable,
-            stamp,
-            lost,
-            at_risk,
-            _,
-            queue,
-            hydrate,
-            step,
-            loss,
-            prediction,
-            status,
-            _,
-            model,
-            *_,
-        ) = record
-        applied_now = status == pb.STATUS_APPLIED
+    def _observed(self, record: ResultRecord, why: pb.Rejection | None, now_us: int) -> pb.ObservationResult:
         return pb.ObservationResult(
-            seq=seq,
-            status=status,
-            version=version,
-            applied_seq=applied,
-            durable_seq=durable,
-            lost=lost,
-            at_risk=at_risk,
-            prediction=prediction if applied_now else None,
-            loss=loss if loss == loss else None,
+            seq=record.seq,
+            status=record.status,
+            version=record.version,
+            applied_seq=record.applied_seq,
+            durable_seq=record.durable_seq,
+            lost=record.lost,
+            at_risk=record.at_risk,
+            prediction=record.prediction if record.status == pb.STATUS_APPLIED else None,
+            loss=record.loss if record.loss == record.loss else None,
             rejection=why,
-            timings=stage_timings(now_us - stamp, queue, hydrate, step) if self._timings else None,
-            model_version=self._versions[model],
+            timings=stage_timings(record, now_us) if self._timings else None,
+            model_version=self._versions[record.model],
         )
 
-    def _collect(self, record: tuple, why: pb.Rejection | None, now_us: int) -> pb.QueryResult | None:  # type: ignore[type-arg]
-        (seq, version, _, _, stamp, _, _, _, queue, hydrate, step, _, prediction, _, _, model, *_) = record
+    def _collect(self, record: ResultRecord, why: pb.Rejection | None, now_us: int) -> pb.QueryResult | None:
         if self._answer is None:
             self._answer = pb.QueryResult(
-                query_id=seq, status=pb.STATUS_ANSWERED, version=version, model_version=self._versions[model]
+                query_id=record.seq,
+                status=pb.STATUS_ANSWERED,
+                version=record.version,
+                model_version=self._versions[record.model],
             )
         answer = self._answer
         if why is None:
-            answer.predictions.extend(prediction)
+            answer.predictions.extend(record.prediction)
         elif answer.status == pb.STATUS_ANSWERED:
             answer.status = pb.STATUS_REJECTED
             answer.rejection.CopyFrom(why)
@@ -96,16 +77,13 @@ class Replies:
         if answer.status == pb.STATUS_REJECTED:
             answer.ClearField("predictions")
         if self._timings:
-            answer.timings.CopyFrom(stage_timings(now_us - stamp, queue, hydrate, step))
+            answer.timings.CopyFrom(stage_timings(record, now_us))
         return answer
 
 
-def stage_timings(total_us: int, queue_us: int, hydrate_us: int, step_us: int) -> pb.StageTimings:
-    """The parts of one update's time; what is not the worker's is the route's."""
+def stage_timings(record: ResultRecord, now_us: int) -> pb.StageTimings:
+    """The parts of one update's time."""
+    route_us, queue_us, hydrate_us, step_us, total_us = record.stages(now_us)
     return pb.StageTimings(
-        route_us=max(0, total_us - queue_us - hydrate_us - step_us),
-        queue_us=queue_us,
-        hydrate_us=hydrate_us,
-        step_us=step_us,
-        total_us=total_us,
+        route_us=route_us, queue_us=queue_us, hydrate_us=hydrate_us, step_us=step_us, total_us=total_us
     )

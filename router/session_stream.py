@@ -18,7 +18,7 @@ from evercurrent.errors import Refused, refused, rejection, sole_refusal
 from evercurrent.security.identity import check_may_act_for
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
-from evercurrent.v1.columns_pb2 import IndexedRejection
+from evercurrent.v1.columns_pb2 import EVENT_KIND_OBSERVATION, IndexedRejection
 from evercurrent.v1.session_pb2 import (
     GoAway,
     SessionOpen,
@@ -27,7 +27,7 @@ from evercurrent.v1.session_pb2 import (
     SessionResponse,
     Watermark,
 )
-from evercurrent.wire import SEQ_MAX, Records
+from evercurrent.wire import SEQ_MAX, Records, result_records
 from router.core import RoutingCore
 from router.replies import Replies
 from router.requests import (
@@ -40,14 +40,17 @@ from router.requests import (
     checked_session_id,
 )
 from router.sessions import too_far
-from router.streams import Door, parse, serve, unix_us
+from router.streams import Door, Message, Near, parse, serve, unix_us
 
 
 class SessionStream:
     """A feed of one session."""
 
-    def __init__(self, core: RoutingCore, request: SessionOpen, request_bytes_max: int) -> None:
+    def __init__(
+        self, core: RoutingCore, request: SessionOpen, request_bytes_max: int, near: Near | None = None
+    ) -> None:
         self._core = core
+        self._near = near
         self._request_bytes_max = request_bytes_max
         check_user_id(request.user_id, "open.user_id")
         check_may_act_for(request.user_id, "open.user_id")
@@ -58,6 +61,7 @@ class SessionStream:
         self._wait_durable = request.wait_durable
         self._session_id = checked_session_id(request.session_id, "open.session_id")
         self._packer = Packer(core.layout)
+        self._timings = request.timings
         self._replies = Replies(request.timings, core.versions)
         self._opening: asyncio.Future[SessionOpened] = asyncio.get_running_loop().create_future()
         self._ending: pb.Rejection | None = None
@@ -68,6 +72,7 @@ class SessionStream:
         self._unwritten: list[tuple[Records, int]] = []
         """Results whose replies are among these, and when they came."""
         self._num_pending = 0
+        self._is_writing = False
         self._durable_told = 0
         self._filled = asyncio.Event()
         self._written = asyncio.Event()
@@ -101,6 +106,10 @@ class SessionStream:
 
     def results(self, records: Records, rejections: Sequence[IndexedRejection]) -> None:
         came_us = self._core.clock_us()
+        if self._near is not None and not rejections and not (self._outgoing or self._is_writing):
+            records = records[self._answer_near(self._near, records, came_us) :]
+            if not len(records):
+                return
         self._unwritten.append((records, came_us))
         for reply in self._replies.make(records, rejections, came_us):
             if isinstance(reply, pb.ObservationResult):
@@ -108,6 +117,24 @@ class SessionStream:
             else:
                 self._outgoing.append(SessionResponse(query_result=reply))
         self._filled.set()
+
+    def _answer_near(self, near: Near, records: Records, came_us: int) -> int:
+        """Give a client that is near the first of these results, as many as may be given at once."""
+        num_given = 0
+        for result in result_records(records):
+            if result.kind != EVENT_KIND_OBSERVATION or result.status != pb.STATUS_APPLIED:
+                break
+            version = self._core.versions[result.model]
+            if not near.answer(result, version, came_us if self._timings else None):
+                break
+            num_given += 1
+        if num_given:
+            self._num_pending -= num_given
+            self._core.latency.add(records[:num_given], came_us, self._core.clock_us())
+            self._written.set()
+            if self._wait_durable and self._durable_seq() > self._durable_told:
+                self._filled.set()
+        return num_given
 
     def durable(self, sids: NDArray[np.int64], seqs: NDArray[np.uint64]) -> None:
         self._filled.set()
@@ -162,6 +189,8 @@ class SessionStream:
             self._quota.take(num_events, message.ByteSize())
 
     async def _read(self, context: grpc.aio.ServicerContext) -> None:
+        if self._near is not None:
+            self._near.listen(self._take_now)
         while (raw := await context.read()) is not grpc.aio.EOF:
             try:
                 self._take(raw)
@@ -194,6 +223,7 @@ class SessionStream:
             unwritten, self._unwritten = self._unwritten, []
             # Read now: while messages are written there come results, which must not be overtaken.
             durable_seq = self._durable_seq()
+            self._is_writing = True
             for message in messages:
                 await context.write(message.SerializeToString())
             self._num_pending -= len(messages)
@@ -204,6 +234,7 @@ class SessionStream:
                 watermark = SessionResponse(watermark=Watermark(durable_seq=durable_seq))
                 await context.write(watermark.SerializeToString())
                 self._durable_told = durable_seq
+            self._is_writing = False
             self._written.set()
             if self._ending is not None:
                 raise Refused(self._ending)
@@ -212,6 +243,30 @@ class SessionStream:
         self._written.clear()
         await self._written.wait()
 
+    def _take_now(self, message: Message) -> bool:
+        """What a client that is near sends, if there is room."""
+        if self._is_full():
+            return False
+        stamp_us = self._core.clock_us()
+        try:
+            self._check_size(message.ByteSize())
+        except Refused as error:
+            self._say(SessionResponse(rejected=error.rejection))
+            return True
+        if isinstance(message, pb.Observation):
+            self._observe(message, stamp_us)
+        elif isinstance(message, pb.Query):
+            self._ask(message, stamp_us)
+        else:
+            self._skip(message, stamp_us)
+        return True
+
+    def _check_size(self, num_bytes: int) -> None:
+        """Raises Refused: REASON_TOO_LARGE."""
+        if num_bytes > self._request_bytes_max:
+            text = f"has {num_bytes} bytes; {self._request_bytes_max} are taken"
+            raise refused(pb.REASON_TOO_LARGE, "request", text)
+
     def _take(self, raw: bytes) -> None:
         """One request.
 
@@ -219,9 +274,7 @@ class SessionStream:
             Refused: it is none of those that a stream takes here.
         """
         stamp_us = self._core.clock_us()
-        if len(raw) > self._request_bytes_max:
-            text = f"has {len(raw)} bytes; {self._request_bytes_max} are taken"
-            raise refused(pb.REASON_TOO_LARGE, "request", text)
+        self._check_size(len(raw))
         request = parse(SessionRequest, raw)
         which = request.WhichOneof("request")
         if which == "observation":
@@ -338,11 +391,15 @@ class SessionStream:
 
 
 async def serve_session(
-    core: RoutingCore, request_bytes_max: int, context: grpc.aio.ServicerContext, door: Door
+    core: RoutingCore,
+    request_bytes_max: int,
+    context: grpc.aio.ServicerContext,
+    door: Door,
+    near: Near | None = None,
 ) -> None:
-    """The Session RPC, over raw bytes."""
+    """The Session RPC, over raw bytes; `near`: its client, where that is in this process."""
 
     async def run(request: SessionRequest) -> None:
-        await SessionStream(core, request.open, request_bytes_max).run(context)
+        await SessionStream(core, request.open, request_bytes_max, near).run(context)
 
     await serve(context, door, SessionRequest, run)

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import grpc.aio
 from google.protobuf.message import DecodeError
@@ -16,10 +16,27 @@ from evercurrent.errors import Refused, abort, refused
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.session_pb2 import SessionRequest
 from evercurrent.v1.wire_pb2 import WireExchangeRequest
+from evercurrent.wire import ResultRecord
+
+Message = pb.Observation | pb.Query | pb.Skip
 
 CROWDED_RETRY_MS = 1000
 REOPEN_AFTER_MS = 100
 """When whoever was turned away at the door may come back: to another router, or to this one's successor."""
+
+
+class Near(Protocol):
+    """The client of a Session stream where it lives in this process. What it sends need not be packed, nor wait for a
+    task to read it; nor need what it is answered most."""
+
+    def listen(self, take: Callable[[Message], bool]) -> None:
+        """Have what the client sends given to `take` from now on, while nothing waits to be read. What it says no to
+        waits so."""
+
+    def answer(self, result: ResultRecord, model_version: str, now_us: int | None) -> bool:
+        """Give the client the result of an observation that was applied, with the timings up to now if that is said.
+        False: it is to be written, for others wait, or the client takes none now."""
+
 
 Request = TypeVar("Request", SessionRequest, WireExchangeRequest)
 

@@ -56,11 +56,8 @@ class GrpcStream:
             raise
 
     @property
-    def has_room(self) -> bool:
-        return False
-
-    def write_now(self, request: Any) -> None:
-        raise AssertionError("gRPC's streams are written by waiting")
+    def near(self) -> None:
+        return None
 
     async def done_writing(self) -> None:
         if not self._call.done():

@@ -17,10 +17,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from evercurrent.client.requests import Message
 from evercurrent.client.results import Rejection, Result, Status
 from evercurrent.v1 import observation_pb2 as pb
-
-Message = pb.Observation | pb.Query | pb.Skip
 
 AGAIN = frozenset({"OVERLOADED", "UNAVAILABLE", "SEQ_GAP", "NOT_OWNER", "TAG"})
 """Refusals that consume nothing and may go well another time."""

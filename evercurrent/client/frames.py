@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from evercurrent.client.feed import Message
+from evercurrent.client.requests import Message
 from evercurrent.client.results import Rejection, Result, Status, Timings
 from evercurrent.v1 import description_pb2
 from evercurrent.v1 import observation_pb2 as pb

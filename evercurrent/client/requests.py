@@ -9,9 +9,13 @@ from typing import Any
 from evercurrent.client.errors import InvalidRequest
 from evercurrent.v1 import description_pb2
 from evercurrent.v1 import observation_pb2 as pb
+from evercurrent.v1.session_pb2 import SessionRequest
 
 OBSERVATION_BYTES_MAX = 64 * 1024
 CANDIDATES_MAX = 1024
+
+Message = pb.Observation | pb.Query | pb.Skip
+"""What a session sends once it is open."""
 
 Outcome = float | int | bool | Sequence[float] | None
 """A number, a choice by its index, or a vector: what the model's outcome is."""
@@ -116,6 +120,15 @@ class Encoder:
         except (TypeError, ValueError) as error:
             text = f"outcome: this model's is a {kind}: {error}"
             raise InvalidRequest(text, field="outcome", reason="OUTCOME") from error
+
+
+def request_of(message: Message) -> SessionRequest:
+    """The request that carries a message."""
+    if isinstance(message, pb.Observation):
+        return SessionRequest(observation=message)
+    if isinstance(message, pb.Query):
+        return SessionRequest(query=message)
+    return SessionRequest(skip=message)
 
 
 def _fill(message: pb.Observation | pb.Candidate, ids: Iterable[int], features: Iterable[float], prefix: str) -> None:

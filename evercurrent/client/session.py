@@ -14,10 +14,10 @@ from evercurrent.client.errors import Ending
 from evercurrent.client.feed import Budget, Feed
 from evercurrent.client.options import session_id_of
 from evercurrent.client.producer import WENT_AWAY, Producer
-from evercurrent.client.requests import Candidate, Outcome
+from evercurrent.client.requests import Candidate, Outcome, request_of
 from evercurrent.client.results import Answer, Ranked, Rejection, Result, Score, first_value, ranking
 from evercurrent.client.spans import OBSERVE
-from evercurrent.client.transport import Stream, StreamEnded
+from evercurrent.client.transport import Near, Stream, StreamEnded
 from evercurrent.errors import EvercurrentError
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1.session_pb2 import SessionOpen, SessionRequest, SessionResponse
@@ -43,8 +43,8 @@ class Session(Producer):
             resumed=session_id is not None,
         )
         self._calls = Calls()
-        self._idle_stream: SessionStream | None = None
-        """The stream that is open, while the task that writes has nothing to do."""
+        self._idle_stream: Near | None = None
+        """The stream that is open, if it is near, while the task that writes has nothing to do."""
 
     @property
     def last_seq(self) -> int:
@@ -196,13 +196,13 @@ class Session(Producer):
                 self._wake.clear()
                 message = self._feed.take()
                 if message is not None:
-                    await stream.write(_request(message))
+                    await stream.write(request_of(message))
                 elif self._feed.is_drained:
                     await self._connection.parts.sleep(self._feed.retry_after_ms / 1000)
                     self._calls.tell_refusals(self._feed.rewind())
                     self._moved.set()
                 else:
-                    self._idle_stream = stream
+                    self._idle_stream = stream.near
                     await self._wake.wait()
                     self._idle_stream = None
             await stream.done_writing()
@@ -218,27 +218,38 @@ class Session(Producer):
             self._wake.set()
             return
         while stream.has_room and (message := self._feed.take()) is not None:
-            stream.write_now(_request(message))
+            stream.give(message)
         if not stream.has_room and self._feed.has_unsent:
             self._wake.set()
 
     async def _read(self, stream: SessionStream) -> Ending:
         """Take replies to the end of the stream, or, when it is to be left, to the last that is on the way."""
+        if stream.near is not None:
+            stream.near.listen(self._take_now)
         while (response := await stream.read()) is not None:
             self._take(response)
-            self._write_soon()
-            self._moved.set()
+            self._go_on()
             if self._is_leaving and not self._feed.num_under_way:
                 return WENT_AWAY
         return await stream.ending()
 
+    def _take_now(self, result: Result) -> bool:
+        """Take a result as it comes, while there is nothing to be done about it but that."""
+        if self._is_leaving:
+            return False
+        self._take_result(result)
+        self._go_on()
+        return True
+
+    def _go_on(self) -> None:
+        """Something has come: more may be sent, and what is waited for may be true."""
+        self._write_soon()
+        self._moved.set()
+
     def _take(self, response: SessionResponse) -> None:
         which = response.WhichOneof("response")
         if which == "result":
-            self._has_progressed = True
-            told = self._feed.result(Result.of(response.result))
-            if told is not None:
-                self._calls.tell(told)
+            self._take_result(Result.of(response.result))
         elif which == "query_result":
             self._take_answer(response.query_result)
         elif which == "watermark":
@@ -247,6 +258,12 @@ class Session(Producer):
             self._is_leaving = True
         elif which == "rejected":
             self._feed.refused_unnamed(Rejection.of(response.rejected))
+
+    def _take_result(self, result: Result) -> None:
+        self._has_progressed = True
+        told = self._feed.result(result)
+        if told is not None:
+            self._calls.tell(told)
 
     def _take_answer(self, message: pb.QueryResult) -> None:
         self._has_progressed = True
@@ -258,11 +275,3 @@ class Session(Producer):
 
 def _model_of(response: SessionResponse) -> str | None:
     return response.opened.model if response.HasField("opened") else None
-
-
-def _request(message: pb.Observation | pb.Query | pb.Skip) -> SessionRequest:
-    if isinstance(message, pb.Observation):
-        return SessionRequest(observation=message)
-    if isinstance(message, pb.Query):
-        return SessionRequest(query=message)
-    return SessionRequest(skip=message)

@@ -13,6 +13,8 @@ from typing import Protocol, TypeVar
 
 from evercurrent.client.errors import Ending, InvalidRequest
 from evercurrent.client.options import Options
+from evercurrent.client.requests import Message
+from evercurrent.client.results import Result
 from evercurrent.v1 import description_pb2
 from evercurrent.v1.session_pb2 import (
     ExchangeRequest,
@@ -41,6 +43,21 @@ class CallFailed(Exception):
         self.ending = ending
 
 
+class Near(Protocol):
+    """A Session stream whose other end is in this process: nothing need be packed, nor wait for a task to wake."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether `give` may be used."""
+
+    def give(self, message: Message) -> None:
+        """Send a message without waiting. Only while the stream `has_room` and nobody is in `write`."""
+
+    def listen(self, take: Callable[[Result], bool]) -> None:
+        """Results of observations that were applied may be given to `take` from now on, instead of to `read`: as soon
+        as they come, in order, and only while nothing waits to be read. What it says no to waits for `read`."""
+
+
 class Stream(Protocol[Q_contra, R_co]):
     """A bidirectional stream. One task writes, one reads."""
 
@@ -52,11 +69,8 @@ class Stream(Protocol[Q_contra, R_co]):
         """
 
     @property
-    def has_room(self) -> bool:
-        """Whether `write_now` may be used instead of `write`. Never true where writing needs a loop."""
-
-    def write_now(self, request: Q_contra) -> None:
-        """Send a message without waiting. Only while the stream `has_room` and nobody is in `write`."""
+    def near(self) -> Near | None:
+        """The same stream, if it is a Session's whose other end is in this process."""
 
     async def done_writing(self) -> None:
         """Half-close: nothing more will be written. Harmless on a stream that has ended."""

@@ -1,13 +1,16 @@
 """One direction of a stream within a process: messages as bytes, in order, from one task to another.
 
 Bounded: who writes waits while MESSAGES_MAX messages or BYTES_MAX bytes wait to be read. One more message may be on top
-of the bytes, whatever its size.
+of the bytes, whatever its size. Who reads may also listen: then a message need not be packed, nor wait for a task to
+wake, while nothing waits before it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 MESSAGES_MAX = 64
 BYTES_MAX = 1 << 20
@@ -22,6 +25,17 @@ class Pipe:
         self.has_ended = False
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
+        self._take: Callable[[Any], bool] | None = None
+
+    def listen(self, take: Callable[[Any], bool]) -> None:
+        """Have messages given to `take` from now on. What it says no to waits to be read."""
+        self._take = take
+
+    def give(self, message: object) -> bool:
+        """Give a message to who listens; False: to nobody, for others wait before it, or it is not taken."""
+        if self._take is None or self._messages or self.has_ended:
+            return False
+        return self._take(message)
 
     @property
     def is_full(self) -> bool:

@@ -1,7 +1,7 @@
 """A Session or Exchange stream whose two ends are in one process: a `Stream` for the client, and for the code that the
 router's RPCs run the part of a gRPC servicer context that it uses.
 
-Messages go through as bytes, for that code takes them so; the client's end alone knows their types.
+Messages go through as bytes, for that code takes them so; most of a Session's go from one end to the other as they are.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from typing import Generic, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
+from google.protobuf import message as protobuf
 
 from evercurrent.client.channel import ending_of
 from evercurrent.client.errors import Ending
+from evercurrent.client.requests import Message, request_of
+from evercurrent.client.results import Result, Status, Timings
 from evercurrent.client.transport import StreamEnded
 from evercurrent.direct.pipe import Pipe
 from evercurrent.telemetry.logs import get_logger
+from evercurrent.wire import ResultRecord
 
-Q_contra = TypeVar("Q_contra", bound=Message, contravariant=True)
-R_co = TypeVar("R_co", bound=Message, covariant=True)
+Q_contra = TypeVar("Q_contra", bound=protobuf.Message, contravariant=True)
+R_co = TypeVar("R_co", bound=protobuf.Message, covariant=True)
 
 CANCELLED = Ending(grpc.StatusCode.CANCELLED, "the stream was left")
 
@@ -51,6 +54,29 @@ class Context:
     async def write(self, response: bytes) -> None:
         """Send a response. Lost without a word where the client is gone: the task that writes is being cancelled."""
         await self._responses.write(response)
+
+    def listen(self, take: Callable[[Message], bool]) -> None:
+        """As router.streams.Near."""
+        self._requests.listen(take)
+
+    def answer(self, result: ResultRecord, model_version: str, now_us: int | None) -> bool:
+        """As router.streams.Near."""
+        return self._responses.give(
+            Result(
+                result.seq,
+                Status.APPLIED,
+                result.version,
+                result.applied_seq,
+                result.durable_seq,
+                tuple(result.prediction),
+                result.loss if result.loss == result.loss else None,
+                None,
+                result.lost,
+                result.at_risk,
+                None if now_us is None else Timings(*result.stages(now_us)),
+                model_version,
+            )
+        )
 
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: tuple[tuple[str, bytes], ...] = ()
@@ -99,11 +125,19 @@ class DirectStream(Generic[Q_contra, R_co]):
             raise StreamEnded
 
     @property
+    def near(self) -> DirectStream[Q_contra, R_co]:
+        return self
+
+    @property
     def has_room(self) -> bool:
         return not (self._requests.is_full or self._requests.has_ended)
 
-    def write_now(self, request: Q_contra) -> None:
-        self._requests.write_now(request.SerializeToString())
+    def give(self, message: Message) -> None:
+        if not self._requests.give(message):
+            self._requests.write_now(request_of(message).SerializeToString())
+
+    def listen(self, take: Callable[[Result], bool]) -> None:
+        self._responses.listen(take)
 
     async def done_writing(self) -> None:
         self._requests.end()

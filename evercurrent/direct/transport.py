@@ -103,7 +103,9 @@ class DirectTransport:
 
     def session(self) -> Stream[SessionRequest, SessionResponse]:
         core, bytes_max = self._routing.core, self._settings.observation_bytes_max
-        return self._stream(SessionResponse, lambda context: serve_session(core, bytes_max, context, self._door))
+        return self._stream(
+            SessionResponse, lambda context: serve_session(core, bytes_max, context, self._door, near=context)
+        )
 
     def exchange(self) -> Stream[ExchangeRequest, ExchangeResponse]:
         core, settings = self._routing.core, self._settings

@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from evercurrent.client.feed import Feed, Message
+from evercurrent.client.feed import Feed
+from evercurrent.client.requests import Message
 from evercurrent.client.results import Rejection, Result, Status
 from evercurrent.v1 import observation_pb2 as pb
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evercurrent.client.feed import Budget, Feed, Message, Overtaken
+from evercurrent.client.feed import Budget, Feed, Overtaken
+from evercurrent.client.requests import Message
 from evercurrent.client.results import Rejection, Result, Status
 from evercurrent.v1 import observation_pb2 as pb
 from tests.client.simulated import OVERLOADED, SEQ_GAP, TOO_LARGE, Router, Worker

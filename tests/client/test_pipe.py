@@ -75,7 +75,7 @@ async def test_a_stream_from_its_first_message_to_its_half_close() -> None:
         assert response is not None
         assert response.watermark.durable_seq == 7
         assert stream.has_room
-        stream.write_now(SessionRequest(observation=pb.Observation(seq=8)))
+        stream.give(pb.Observation(seq=8))
         await stream.done_writing()
         response = await stream.read()
         assert response is not None
