@@ -156,11 +156,13 @@ async def read(call: Any) -> bytes:
     return received
 
 
-async def close(call: Any) -> None:
-    """Half-close and wait for the stream to end with OK."""
+async def close(call: Any, num_answered: Callable[[bytes], int] | None = None) -> None:
+    """Half-close and wait for the stream to end with OK. What comes meanwhile is no answer: a worker says unasked how
+    it is, which `num_answered` tells."""
     await call.done_writing()
-    if (reply := await call.read()) is not grpc.aio.EOF:
-        raise WrongReplyError(f"a reply came that nothing asked for: {reply!r}")
+    while (reply := await call.read()) is not grpc.aio.EOF:
+        if num_answered is None or num_answered(reply):
+            raise WrongReplyError(f"a reply came that nothing asked for: {reply!r}")
 
 
 async def closed_loop(stream: Stream, requests: Sequence[bytes]) -> Replies:

@@ -114,7 +114,7 @@ class FramesArm:
     async def close(self) -> None:
         """Close all streams."""
         for stream in self.streams:
-            await load.close(stream)
+            await load.close(stream, self.applied)
 
 
 @dataclass(slots=True)

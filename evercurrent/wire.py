@@ -8,7 +8,7 @@ turn into the same structured arrays here. This module reads and writes bytes; i
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -96,7 +96,7 @@ class Layout:
     def of(cls, model: description_pb2.ModelDescription) -> Layout:
         return cls(len(model.ids), len(model.features), model.outcome, model.outcome_width, model.prediction_width)
 
-    @property
+    @cached_property
     def is_choice(self) -> bool:
         return self.outcome == description_pb2.OUTCOME_KIND_CHOICE
 
@@ -189,13 +189,23 @@ class Layout:
             floats[-1],
         )
 
-    def pack(self, event: Event) -> bytes:
-        """The record of one event; the inverse of `event`."""
-        tail = (*event.features, event.kind) if self.is_choice else (*event.features, *event.outcome, event.kind)
-        choice = (event.choice,) if self.is_choice else ()
-        return self.event_struct.pack(
-            event.seq, event.event_time_us, event.stamp_us, *event.ids, *choice, event.tag, event.timeout_us, *tail
-        )
+    def pack(
+        self,
+        seq: int,
+        event_time_us: int,
+        stamp_us: int,
+        ids: Iterable[int],
+        choice: int,
+        tag: int,
+        timeout_us: int,
+        features: Iterable[float],
+        outcome: Iterable[float],
+        kind: int,
+    ) -> bytes:
+        """The record of one event, of the fields of an Event in their order; the inverse of `event`."""
+        if self.is_choice:
+            return self.event_struct.pack(seq, event_time_us, stamp_us, *ids, choice, tag, timeout_us, *features, kind)
+        return self.event_struct.pack(seq, event_time_us, stamp_us, *ids, tag, timeout_us, *features, *outcome, kind)
 
     def events(self, raw: bytes) -> Records:
         """The events of a link frame, in memory of their own, which torch may share.

@@ -836,6 +836,10 @@ class RoutingCore:
 
     def receive(self, index: int, frame: worker_pb2.LinkResults) -> None:
         """Hand a worker's answers to their feeds."""
+        fields = frame.ListFields()
+        if len(fields) == 1 and frame.results:
+            self._results(self.links[index], self.layout.results(frame.results), ())
+            return
         if frame.opens:
             self._take_kept([answer.tag for answer in frame.opens if self._lacks(answer.tag, answer.applied_seq)])
         for answer in frame.opens:

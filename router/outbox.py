@@ -80,22 +80,32 @@ class Outbox:
 
     def take(self) -> worker_pb2.LinkRequest:
         """What waits, or as much of it as a message takes: opens first, so that none comes after its tag's events."""
-        opens, self._opens = self._opens[:OPENS_MAX], self._opens[OPENS_MAX:]
-        frame = worker_pb2.LinkFrame(opens=opens, slots=self._slots)
+        request = worker_pb2.LinkRequest()
+        frame = request.frame
+        frame.SetInParent()
+        if self._opens:
+            frame.opens.extend(self._opens[:OPENS_MAX])
+            self._opens = self._opens[OPENS_MAX:]
+        if self._slots is not None:
+            frame.slots.CopyFrom(self._slots)
+            self._slots = None
         if not self._opens:
             self._take_events(frame)
-        self._slots = None
         if self._opens or self._events:
             self._wake()
-        return worker_pb2.LinkRequest(frame=frame)
+        return request
 
     def _take_events(self, frame: worker_pb2.LinkFrame) -> None:
         raw = b"".join(self._events)
         if len(raw) <= EVENTS_BYTES_MAX:
             frame.events = raw
-            frame.refusals.extend(self._refusals)
-            frame.traces.extend(self._traces)
-            self._events, self._refusals, self._traces, self._num_events = [], [], [], 0
+            if self._refusals:
+                frame.refusals.extend(self._refusals)
+                self._refusals = []
+            if self._traces:
+                frame.traces.extend(self._traces)
+                self._traces = []
+            self._events, self._num_events = [], 0
             return
         event_bytes = len(raw) // self._num_events
         num_taken = EVENTS_BYTES_MAX // event_bytes

@@ -22,7 +22,7 @@ from evercurrent.v1.columns_pb2 import (
     EVENT_KIND_REFUSED,
     EVENT_KIND_SKIP,
 )
-from evercurrent.wire import Event, Layout
+from evercurrent.wire import Layout
 
 OBSERVATION_ID_BYTES_MAX = 64
 CANDIDATES_MAX = 1024
@@ -72,11 +72,13 @@ class Packer:
         Raises:
             Refused: a wrong number of ids or features, another kind or width of outcome; a too long observation_id.
         """
-        size = len(observation.observation_id.encode())
-        if size > OBSERVATION_ID_BYTES_MAX:
-            text = f"has {size} bytes; {OBSERVATION_ID_BYTES_MAX} are taken"
-            raise refused(pb.REASON_TOO_LARGE, "observation_id", text)
-        self._check_widths(observation.ids, observation.features, "")
+        if observation.observation_id:
+            size = len(observation.observation_id.encode())
+            if size > OBSERVATION_ID_BYTES_MAX:
+                text = f"has {size} bytes; {OBSERVATION_ID_BYTES_MAX} are taken"
+                raise refused(pb.REASON_TOO_LARGE, "observation_id", text)
+        ids, features = observation.ids, observation.features
+        self._check_widths(ids, features, "")
         which = observation.WhichOneof("outcome")
         outcome: Sequence[float] = self._no_outcome
         choice = 0
@@ -97,11 +99,11 @@ class Packer:
             observation.seq,
             observation.event_time_us or now_us,
             stamp_us,
-            observation.ids,
+            ids,
             choice,
             sid,
             observation.timeout_ms,
-            observation.features,
+            features,
             outcome,
             kind,
         )
@@ -167,6 +169,4 @@ class Packer:
         kind: int,
     ) -> bytes:
         timeout_us = min(timeout_ms * 1000, _TIMEOUT_US_MAX)
-        return self._layout.pack(
-            Event(seq, event_time_us, stamp_us, ids, choice, sid, timeout_us, features, outcome, kind)
-        )
+        return self._layout.pack(seq, event_time_us, stamp_us, ids, choice, sid, timeout_us, features, outcome, kind)

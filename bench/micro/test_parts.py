@@ -83,7 +83,7 @@ def test_frame_encode(benchmark: Benchmark) -> None:
 
 def test_lone_event_pack_and_unpack(benchmark: Benchmark) -> None:
     event = LAYOUT.event(events_of(1).tobytes())
-    benchmark(lambda: LAYOUT.event(LAYOUT.pack(event)))
+    benchmark(lambda: LAYOUT.event(LAYOUT.pack(*event)))
 
 
 @pytest.mark.parametrize("batch", BATCHES)

@@ -22,7 +22,7 @@ from evercurrent.v1.columns_pb2 import (
     IndexedRejection,
 )
 from evercurrent.v1.worker_pb2 import LinkFrame, LinkOpen, LinkRequest, LinkResponse, LinkTagOpen
-from evercurrent.wire import SEQ_MAX, Event
+from evercurrent.wire import SEQ_MAX
 from tests.e2e.conversation import observation
 from tests.servers import Service
 
@@ -107,7 +107,7 @@ async def test_a_worker_opens_nobody_who_cannot_be(
 def packed(service: Service, *events: tuple[int, int]) -> bytes:
     """Event records of tag 1, of kinds and seqs."""
     layout = service.engines[0].layout
-    return b"".join(layout.pack(Event(seq, 1, 0, (1, 2), 0, 1, 0, (0.5, -1.0), (0.5,), kind)) for kind, seq in events)
+    return b"".join(layout.pack(seq, 1, 0, (1, 2), 0, 1, 0, (0.5, -1.0), (0.5,), kind) for kind, seq in events)
 
 
 async def test_a_skip_beyond_all_seqs_is_refused_and_the_session_can_be_opened(

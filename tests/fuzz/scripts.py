@@ -33,7 +33,7 @@ from evercurrent.v1.columns_pb2 import (
     EVENT_KIND_REFUSED,
     EVENT_KIND_SKIP,
 )
-from evercurrent.wire import Event, Layout
+from evercurrent.wire import Layout
 from tests.fuzz.mutations import Mutator
 
 ROUTER, WORKER = "router", "worker"
@@ -329,7 +329,7 @@ class _Author:
                 deed, outcome = self.mutator.integer(-(1 << 63), (1 << 63) - 1), float("nan")
             timeout_us = random.choice((0, 0, 0, 1, (1 << 32) - 1))
             event_time_us = random.choice((1, 1, 0, -1, (1 << 63) - 1))
-            raw += LAYOUT.pack(Event(seq, event_time_us, 7, (deed,), 0, tag, timeout_us, (), (outcome,), kind))
+            raw += LAYOUT.pack(seq, event_time_us, 7, (deed,), 0, tag, timeout_us, (), (outcome,), kind)
             if kind == EVENT_KIND_REFUSED and random.random() < 0.9:
                 why = pb.Rejection(reason=pb.REASON_IDS_COUNT, field="ids", message="two")
                 frame.refusals.add(index=index, rejection=why)

@@ -196,7 +196,7 @@ def _comes_and_goes(engine: Played, link: int, number: int) -> None:
     assert (opened.applied_seq, opened.version) == (0, 0)
     observation = Event(1, 1, 0, (3,), 0, number, 0, (), (0.5,), EVENT_KIND_OBSERVATION)
     close = Event(0, 1, 0, (0,), 0, number, 0, (), (0.0,), EVENT_KIND_CLOSE)
-    engine.receive(link, engine.layout.events(engine.layout.pack(observation) + engine.layout.pack(close)), ())
+    engine.receive(link, engine.layout.events(engine.layout.pack(*observation) + engine.layout.pack(*close)), ())
     found = []
     while engine.num_waiting:
         found += [record for results in engine.step() if results.link == link for record in results.records]

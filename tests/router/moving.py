@@ -27,7 +27,7 @@ from evercurrent.v1.columns_pb2 import (
     EVENT_KIND_SKIP,
     IndexedRejection,
 )
-from evercurrent.wire import WATERMARK, Event, Records
+from evercurrent.wire import WATERMARK, Records
 from router.core import Bounds
 from router.outbox import Outbox
 from router.ring import build_ring
@@ -493,18 +493,16 @@ class World:
     def event(self, sid: int, seq: int, kind: int, timeout_us: int) -> Records:
         """An event whose content is like no other's."""
         raw = self.layout.pack(
-            Event(
-                seq,
-                next(self._contents),
-                self.core.clock_us(),
-                (1, 2),
-                0,
-                sid,
-                timeout_us,
-                (0.0, 0.0),
-                (0.0,),
-                kind,
-            )
+            seq,
+            next(self._contents),
+            self.core.clock_us(),
+            (1, 2),
+            0,
+            sid,
+            timeout_us,
+            (0.0, 0.0),
+            (0.0,),
+            kind,
         )
         return self.layout.events(raw)
 

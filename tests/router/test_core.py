@@ -18,7 +18,7 @@ from evercurrent.v1.columns_pb2 import (
     EVENT_KIND_REFUSED,
     IndexedRejection,
 )
-from evercurrent.wire import WATERMARK, Event, Records
+from evercurrent.wire import WATERMARK, Records
 from router.core import RoutingCore
 from router.outbox import Outbox
 from router.sessions import ACTIVE, CLOSING, FREE, SETTLING
@@ -63,7 +63,7 @@ def core() -> RoutingCore:
 
 
 def packed(core: RoutingCore, sid: int, seq: int, kind: int = EVENT_KIND_OBSERVATION) -> bytes:
-    return core.layout.pack(Event(seq, 1, 0, (1, 2), 0, sid, 0, (0.0, 0.0), (0.0,), kind))
+    return core.layout.pack(seq, 1, 0, (1, 2), 0, sid, 0, (0.0, 0.0), (0.0,), kind)
 
 
 def answer(core: RoutingCore, outbox: Outbox, *, refuse: Sequence[str] = (), opens_only: bool = False) -> Records:

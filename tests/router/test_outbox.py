@@ -8,7 +8,7 @@ from evercurrent.describe import describe
 from evercurrent.v1 import observation_pb2 as pb
 from evercurrent.v1 import worker_pb2
 from evercurrent.v1.columns_pb2 import EVENT_KIND_OBSERVATION, EVENT_KIND_REFUSED
-from evercurrent.wire import Event, Layout
+from evercurrent.wire import Layout
 from router import outbox
 from router.outbox import Outbox
 from tests.toys import Counting
@@ -17,7 +17,7 @@ LAYOUT = Layout.of(describe(Counting()))
 
 
 def packed(tag: int, seq: int, kind: int = EVENT_KIND_OBSERVATION) -> bytes:
-    return LAYOUT.pack(Event(seq, 1, 0, (1, 2), 0, tag, 0, (0.0, 0.0), (0.0,), kind))
+    return LAYOUT.pack(seq, 1, 0, (1, 2), 0, tag, 0, (0.0, 0.0), (0.0,), kind)
 
 
 def taken(box: Outbox) -> tuple[list[int], list[int], list[int]]:

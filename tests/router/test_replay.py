@@ -16,7 +16,7 @@ from evercurrent.v1.columns_pb2 import (
     EVENT_KIND_REFUSED,
     EVENT_KIND_SKIP,
 )
-from evercurrent.wire import Event, Layout, Records
+from evercurrent.wire import Layout, Records
 from router import replay as replay_module
 from router.moves import replay
 from router.replay import Kept, ReplayLog
@@ -30,7 +30,7 @@ OBSERVATION = EVENT_KIND_OBSERVATION
 
 
 def packed(tag: int, seq: int, kind: int = OBSERVATION, stamp_us: int = 0, timeout_us: int = 0) -> bytes:
-    return LAYOUT.pack(Event(seq, 1, stamp_us, (1, 2), 0, tag, timeout_us, (0.0, 0.0), (0.0,), kind))
+    return LAYOUT.pack(seq, 1, stamp_us, (1, 2), 0, tag, timeout_us, (0.0, 0.0), (0.0,), kind)
 
 
 class Feeding:

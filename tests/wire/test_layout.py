@@ -62,7 +62,7 @@ def events_of(layout: Layout) -> st.SearchStrategy[Event]:
 @given(layout=layouts, data=st.data())
 def test_one_event_is_the_same_record_for_struct_and_numpy(layout: Layout, data: st.DataObject) -> None:
     event = data.draw(events_of(layout))
-    raw = layout.pack(event)
+    raw = layout.pack(*event)
     assert len(raw) == layout.event_dtype.itemsize
     assert len(raw) % 8 == 0
     record = layout.events(raw)[0]
@@ -118,7 +118,7 @@ def columns_of_events(layout: Layout, events: Records) -> WireEventColumns:
 
 def drawn_records(layout: Layout, data: st.DataObject) -> Records:
     events = data.draw(st.lists(events_of(layout), min_size=1, max_size=5))
-    return layout.events(b"".join(layout.pack(event._replace(stamp_us=0)) for event in events))
+    return layout.events(b"".join(layout.pack(*event._replace(stamp_us=0)) for event in events))
 
 
 @given(layout=layouts, data=st.data())

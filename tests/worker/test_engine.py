@@ -51,7 +51,7 @@ def event(
 
 
 def receive(engine: Played, link: int, *events: Event) -> None:
-    engine.take(link, b"".join(engine.layout.pack(one) for one in events))
+    engine.take(link, b"".join(engine.layout.pack(*one) for one in events))
 
 
 def drain(engine: Played) -> list[tuple[int, np.void, int]]:
@@ -270,7 +270,7 @@ def test_a_refusal_that_names_no_event_ends_the_link_and_one_unsaid_is_answered(
     engine = new_engine()
     link = engine.open_link()
     open_tag(engine, link, 0, "ann")
-    packed = engine.layout.events(engine.layout.pack(event(0, kind=EVENT_KIND_REFUSED)))
+    packed = engine.layout.events(engine.layout.pack(*event(0, kind=EVENT_KIND_REFUSED)))
     with pytest.raises(Refused, match="names no event"):
         engine.receive(link, packed, [IndexedRejection(index=1)])
     engine.receive(link, packed, ())
@@ -361,7 +361,7 @@ def test_who_cannot_come_is_refused_and_its_events_name_nothing() -> None:
     link = engine.open_link()
     open_later(engine, link, 0, "ann")
     refusals = [IndexedRejection(index=0, rejection=pb.Rejection(reason=pb.REASON_IDS_COUNT))]
-    packed = engine.layout.events(engine.layout.pack(event(0, kind=EVENT_KIND_REFUSED)))
+    packed = engine.layout.events(engine.layout.pack(*event(0, kind=EVENT_KIND_REFUSED)))
     engine.receive(link, packed, refusals)
     receive(engine, link, event(0), event(0, kind=EVENT_KIND_CLOSE))
     engine.user_refused("ann", pb.Rejection(reason=pb.REASON_UNAVAILABLE))
@@ -419,7 +419,7 @@ def test_tags_of_slots_that_are_lost_end_and_what_waits_of_them_is_dropped(is_st
     row = engine.slab.find("ann")
     assert row is not None
     assert engine.slab.num_tags[row] == 0
-    late = engine.layout.events(engine.layout.pack(event(0)))
+    late = engine.layout.events(engine.layout.pack(*event(0)))
     assert engine.receive(link, late, ()) == 1
     assert [int(record["tag"]) for _, record, _ in drain(engine)] == ([] if is_stepped else [1])
     open_tag(engine, link, 0, "cid")

@@ -164,7 +164,7 @@ class Harness:
                 seq = max(0, self.twin.user(feed.user).last_seq.get(feed.session, 0) + 1 + offset)
             sent = TwinEvent(**{**vars(event), "seq": seq})
             self.expected[link, feed.tag].append(self.twin.handle(feed.user, feed.session, sent))
-            raw += layout.pack(record_of(sent, feed.tag))
+            raw += layout.pack(*record_of(sent, feed.tag))
             if event.kind == EVENT_KIND_REFUSED:
                 why = rejection(pb.REASON_IDS_COUNT, f"ids/{index}", "")
                 refusals.append(IndexedRejection(index=index, rejection=why))

@@ -171,7 +171,7 @@ def test_steps_are_counted_to_those_whose_events_they_took() -> None:
         """What a step of these costs ann, bob and cid."""
         usage = engine.residents.usage
         before = usage.events.copy(), usage.step_us.copy()
-        engine.take(link, b"".join(engine.layout.pack(one) for one in events))
+        engine.take(link, b"".join(engine.layout.pack(*one) for one in events))
         assert len(list(engine.answers())) == 1
         rows = [engine.slab.find(user) for user in users]
         return [

@@ -65,7 +65,7 @@ def reason_of(spec: ObservationSpec, event: Event) -> int:
 def test_reasons_are_those_of_plain_conditions(model: Model, data: st.DataObject) -> None:
     layout, validator = Layout.of(describe(model)), Validator(model.observation)
     events = data.draw(st.lists(drawn_event(layout), min_size=1, max_size=8))
-    records = layout.events(b"".join(layout.pack(event) for event in events))
+    records = layout.events(b"".join(layout.pack(*event) for event in events))
     reasons = validator.reasons(records).tolist()
     assert reasons == [reason_of(model.observation, event) for event in events]
     for event, record, reason in zip(events, records, reasons, strict=True):
