@@ -35,12 +35,48 @@ STAGES = ("route", "queue", "hydrate", "step")
 """Of a reply's timings; together they are its total."""
 
 
+EVENTS_A_PROBE = 10
+"""For so many events there is a probe."""
+PROBE_USER = "load-probe"
+
+
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What became of N events: `latencies_ns` [N] from the intended sends, and `stages_us` [N, 4] by STAGES."""
+    """What became of N events: `latencies_ns` [N] from the intended sends, and `stages_us` [N, 4] by STAGES.
+    `held_us` [N]: how long each was held back for a frame; `probes_us` [N]: what the probe took that was sent next to
+    it in time, NaN without probes."""
 
     latencies_ns: NDArray[np.int64]
     stages_us: NDArray[np.int64]
+    held_us: NDArray[np.float64]
+    probes_us: NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class Probe:
+    """A session on which the router is sent, at times of its own, what it refuses by itself, an observation that came
+    before. That takes what an update takes outside the service: the client, the network, and both of the router's ends
+    of a stream."""
+
+    stream: Any
+    request: bytes
+    clock: Clock
+    rng: np.random.Generator
+
+    @classmethod
+    async def open(cls, channel: grpc.aio.Channel, traffic_: Traffic, clock: Clock) -> Probe:
+        """A probe that is ready."""
+        stream = await load.open_session(channel, traffic.session_open(PROBE_USER))
+        return cls(stream, traffic_.session_requests(0, 1)[0], clock, traffic_.rng)
+
+    async def send(self, intended_ns: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What the nearest probe in time took, in microseconds [N], for events that are sent at these times [N]."""
+        num_probes = max(1, len(intended_ns) // EVENTS_A_PROBE)
+        times_ns = np.sort(self.rng.integers(intended_ns.min(), intended_ns.max() + 1, num_probes))
+        replies = await load.open_loop(self.stream, [self.request] * num_probes, times_ns, self.clock)
+        load.check_refused(replies, observation_pb2.REASON_SEQ_REGRESSION)
+        nearest = np.searchsorted((times_ns[:-1] + times_ns[1:]) / 2, intended_ns)
+        return replies.latencies_ns[nearest] / 1e3
 
 
 class Driver(Protocol):
@@ -55,6 +91,7 @@ class SessionsDriver:
     """A Session stream a user."""
 
     streams: list[Any]
+    probe: Probe
     traffic: Traffic
     clock: Clock
     next_seqs: NDArray[np.int64]
@@ -65,12 +102,16 @@ class SessionsDriver:
         intended_ns = self.clock.now_ns() + LEAD_NS + schedule.times_ns[order]
         cuts = list(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True))
         busy = [number for number, (start, end) in enumerate(cuts) if end > start]
-        replies = await load.open_loops(
-            [self.streams[number] for number in busy],
-            [requests[slice(*cuts[number])] for number in busy],
-            [intended_ns[slice(*cuts[number])] for number in busy],
-            self.clock,
-        )
+        async with asyncio.TaskGroup() as group:
+            probing = group.create_task(self.probe.send(intended_ns))
+            replies = await load.open_loops(
+                [self.streams[number] for number in busy],
+                [requests[slice(*cuts[number])] for number in busy],
+                [intended_ns[slice(*cuts[number])] for number in busy],
+                self.clock,
+            )
+        probes_us = np.empty(len(order))
+        probes_us[order] = probing.result()
         latencies_ns, stages_us = np.empty(len(order), np.int64), np.empty((len(order), len(STAGES)), np.int64)
         for number, each in zip(busy, replies, strict=True):
             results = load.check_session(each, int(self.next_seqs[number]))
@@ -78,10 +119,11 @@ class SessionsDriver:
             latencies_ns[at] = each.latencies_ns
             stages_us[at] = _stages_of(results)
             self.next_seqs[number] += len(results)
-        return Sent(latencies_ns, stages_us)
+        return Sent(latencies_ns, stages_us, np.zeros(len(order)), probes_us)
 
     async def send_closed(self, duration_s: float) -> Sent:
-        """Send for so long, each user's next event when the one before is answered; not open loop at all."""
+        """Send for so long, each user's next event when the one before is answered; not open loop at all. Without
+        probes, which would have no intended times."""
         end_ns = self.clock.now_ns() + round(duration_s * NS_PER_S)
 
         async def user(number: int) -> list[Sent]:
@@ -92,15 +134,13 @@ class SessionsDriver:
                 replies = await load.closed_loop(self.streams[number], requests)
                 results = load.check_session(replies, seq)
                 self.next_seqs[number] += len(results)
-                parts.append(Sent(replies.latencies_ns, _stages_of(results)))
+                unknown = np.full(len(results), np.nan)
+                parts.append(Sent(replies.latencies_ns, _stages_of(results), np.zeros(len(results)), unknown))
             return parts
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(user(number)) for number in range(len(self.streams))]
-        parts = [part for task in tasks for part in task.result()]
-        return Sent(
-            np.concatenate([part.latencies_ns for part in parts]), np.concatenate([part.stages_us for part in parts])
-        )
+        return together([part for task in tasks for part in task.result()])
 
 
 @dataclass(slots=True)
@@ -108,6 +148,7 @@ class ExchangeDriver:
     """One Exchange stream for all users."""
 
     stream: Any
+    probe: Probe
     traffic: Traffic
     clock: Clock
     next_seqs: NDArray[np.int64]
@@ -121,6 +162,7 @@ class ExchangeDriver:
         self.next_seqs += np.diff(starts)
         intended_ns = self.clock.now_ns() + LEAD_NS + schedule.times_ns
         latencies_ns, stages_us = np.empty(num_events, np.int64), np.empty((num_events, len(STAGES)), np.int64)
+        held_us = np.empty(num_events)
         num_sent = num_answered = 0
         in_flight = np.zeros(len(starts) - 1, np.int64)
         room = asyncio.Event()
@@ -129,7 +171,8 @@ class ExchangeDriver:
             nonlocal num_sent
             num_due, waiting, next_ns = 0, np.zeros(0, np.int64), 0
             while num_sent < num_events:
-                await self.clock.sleep_until(next_ns if len(waiting) else max(next_ns, int(intended_ns[num_due])))
+                until_ns = next_ns if len(waiting) else max(next_ns, int(intended_ns[num_due]))
+                await self.clock.sleep_until(until_ns)
                 start, num_due = num_due, int(np.searchsorted(intended_ns, self.clock.now_ns(), side="right"))
                 waiting = np.append(waiting, np.arange(start, num_due))
                 most = min(FRAME_EVENTS, UNANSWERED_MAX - int(in_flight.sum()))
@@ -143,6 +186,8 @@ class ExchangeDriver:
                 next_ns = self.clock.now_ns() + FRAME_EVERY_NS
                 np.add.at(in_flight, schedule.users[going], 1)
                 num_sent += len(going)
+                # How late this wakes is the client's own, which probes meet as well.
+                held_us[going] = np.maximum(until_ns - intended_ns[going], 0) / 1e3
                 await self.stream.write(
                     self.traffic.exchange_request(schedule.users[going], seqs[going], drawn.take(going))
                 )
@@ -165,7 +210,8 @@ class ExchangeDriver:
         async with asyncio.TaskGroup() as group:
             group.create_task(write())
             group.create_task(read())
-        return Sent(latencies_ns, stages_us)
+            probing = group.create_task(self.probe.send(intended_ns))
+        return Sent(latencies_ns, stages_us, held_us, probing.result())
 
 
 @asynccontextmanager
@@ -174,8 +220,9 @@ async def sessions(
 ) -> AsyncIterator[SessionsDriver]:
     """A driver with a stream a user, open while the context lasts."""
     streams = [await load.open_session(channel, traffic.session_open(user, timings=True)) for user in users]
-    yield SessionsDriver(streams, traffic_, clock, np.ones(len(users), np.int64))
-    for stream in streams:
+    probe = await Probe.open(channel, traffic_, clock)
+    yield SessionsDriver(streams, probe, traffic_, clock, np.ones(len(users), np.int64))
+    for stream in (*streams, probe.stream):
         await load.close(stream)
 
 
@@ -185,8 +232,20 @@ async def exchange(
 ) -> AsyncIterator[ExchangeDriver]:
     """A driver with one stream for all users, open while the context lasts."""
     stream = await load.open_exchange(channel, traffic.exchange_opens(users, timings=True), len(users))
-    yield ExchangeDriver(stream, traffic_, clock, np.ones(len(users), np.int64))
-    await load.close(stream)
+    probe = await Probe.open(channel, traffic_, clock)
+    yield ExchangeDriver(stream, probe, traffic_, clock, np.ones(len(users), np.int64))
+    for each in (stream, probe.stream):
+        await load.close(each)
+
+
+def together(parts: Sequence[Sent]) -> Sent:
+    """Of several one."""
+    return Sent(
+        np.concatenate([part.latencies_ns for part in parts]),
+        np.concatenate([part.stages_us for part in parts]),
+        np.concatenate([part.held_us for part in parts]),
+        np.concatenate([part.probes_us for part in parts]),
+    )
 
 
 def _stages_of(results: Sequence[observation_pb2.ObservationResult]) -> NDArray[np.int64]:

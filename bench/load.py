@@ -349,6 +349,18 @@ def _applied(response: session_pb2.SessionResponse, seq: int) -> observation_pb2
     return result
 
 
+def check_refused(replies: Replies, reason: observation_pb2.Reason) -> None:
+    """Every reply of a session is a result that was rejected for this reason.
+
+    Raises:
+        WrongReplyError: one is not.
+    """
+    for raw in replies.raw:
+        response = session_pb2.SessionResponse.FromString(raw)
+        if response.result.rejection.reason != reason:
+            raise WrongReplyError(f"what was to be refused was answered otherwise: {response}")
+
+
 def applied_of_exchange(raw: bytes) -> int:
     """How many events an Exchange reply answers.
 

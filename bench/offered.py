@@ -242,29 +242,35 @@ def metrics_of_runs(runs: Sequence[Run]) -> list[Metric]:
             Metric(f"{name}_ms_lo", min(times_ms), "the least of the runs"),
             Metric(f"{name}_ms_hi", max(times_ms), "the greatest"),
         ]
-    sent = Sent(
-        np.concatenate([each.sent.latencies_ns for each in runs]),
-        np.concatenate([each.sent.stages_us for each in runs]),
-    )
+    sent = driving.together([each.sent for each in runs])
     bound = float(np.median([each.is_generators_own for each in runs]) >= 0.5)
     return [*metrics, *stage_metrics(sent), Metric("generator_bound", bound, _GENERATOR), *_costs(runs)]
 
 
 def stage_metrics(sent: Sent) -> list[Metric]:
-    """The mean times by stage of the updates about the P50 and about the P99."""
+    """Where the time of all updates went, of those about the P50, and of those about the P99: means by stage. What they
+    spend outside the service is measured by itself, by the probes nearest to them, so that a `rest` is left: about
+    none of all updates, if the stages are right. The slowest are not slow for what probes meet, and the other way
+    round: there `rest` is above or below zero."""
     metrics = []
-    for name, low, high in (("p50", 45.0, 55.0), ("p99", 98.5, 99.5)):
+    for name, low, high in (("mean", 0.0, 100.0), ("p50", 45.0, 55.0), ("p99", 98.5, 99.5)):
         about = _between(sent.latencies_ns, low, high)
-        stages_us = sent.stages_us[about].mean(axis=0)
-        whole_us = sent.latencies_ns[about].mean() / 1e3
+        parts_us = dict(zip(STAGES, sent.stages_us[about].mean(axis=0).tolist(), strict=True))
+        parts_us["held"] = sent.held_us[about].mean().item()
+        if np.isfinite(sent.probes_us).all():
+            parts_us["client"] = sent.probes_us[about].mean().item()
+        whole_us = sent.latencies_ns[about].mean().item() / 1e3
+        parts_us["rest"] = whole_us - sum(parts_us.values())
+        of = "all updates" if name == "mean" else f"updates about the {name.upper()}"
         metrics += [
-            Metric(f"{name}_{stage}_ms", each / 1e3, f"of updates about the {name.upper()}: {_MEANINGS[stage]}")
-            for stage, each in zip(STAGES, stages_us.tolist(), strict=True)
-        ]
-        client_us = whole_us - stages_us.sum()
-        metrics += [
-            Metric(f"{name}_client_ms", client_us / 1e3, "outside the service: from the intended send to the router"),
-            Metric(f"{name}_whole_ms", whole_us / 1e3, "all of these together"),
+            *(
+                Metric(f"{name}_{part}_ms", us / 1e3, f"mean of {of}: {_MEANINGS[part]}")
+                for part, us in parts_us.items()
+            ),
+            Metric(f"{name}_whole_ms", whole_us / 1e3, "all of these together: from the intended send to the reply"),
+            Metric(
+                f"{name}_explained", 1 - parts_us["rest"] / whole_us, "what part of that is measured: all but `rest`"
+            ),
         ]
     return metrics
 
@@ -274,6 +280,9 @@ _MEANINGS = {
     "queue": "waiting for the batch before",
     "hydrate": "waiting for the user's state to be loaded",
     "step": "the batch's forward, backward, guard and scatter",
+    "held": "held back by the client, to go in a frame with others",
+    "client": "outside the service, by the nearest of the probes, which the router answers by itself",
+    "rest": "the whole without these",
 }
 
 

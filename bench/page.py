@@ -24,7 +24,7 @@ Runs = Sequence[Mapping[str, Any]]
 Metrics = Mapping[str, Spread]
 
 OURS, FLOOR, INK = "#2f6fde", "#9aa3b2", "#1b2433"
-STAGE_COLORS = ("#2f6fde", "#8e5bd6", "#d65b8e", "#e08a2f", "#9aa3b2")
+STAGE_COLORS = ("#2f6fde", "#8e5bd6", "#d65b8e", "#e08a2f", "#58a97c", "#c9ced6", "#e6e8ec")
 TAIL = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9}
 _AT = re.compile(r"at_(\d+)_per_s_(p50|p99)_ms")
 
@@ -105,16 +105,19 @@ def _tail(axes: Axes, by_step: Mapping[str, Metrics]) -> bool:
 
 
 def _stages(axes: Axes, by_step: Mapping[str, Metrics]) -> bool:
-    """Where updates spend their time, about the P50 and the P99."""
+    """Where updates spend their time, all of them and those about the P50 and the P99."""
     bars = [
         (f"{step[5:]}\n{name.upper()}", by_step[step], name)
         for step in ("load-sessions", "load-exchange")
-        for name in ("p50", "p99")
+        for name in ("mean", "p50", "p99")
         if f"{name}_step_ms" in by_step.get(step, {})
     ]
     left = [0.0] * len(bars)
-    for stage, color in zip(("client", "route", "queue", "hydrate", "step"), reversed(STAGE_COLORS), strict=True):
-        widths = [metrics[f"{name}_{stage}_ms"].median for _, metrics, name in bars]
+    stages = ("rest", "held", "client", "route", "queue", "hydrate", "step")
+    for stage, color in zip(stages, reversed(STAGE_COLORS), strict=True):
+        # A closed loop has no `client`, and what is measured may be more than the whole.
+        found = [metrics.get(f"{name}_{stage}_ms") for _, metrics, name in bars]
+        widths = [0.0 if each is None else max(0.0, each.median) for each in found]
         axes.barh([label for label, _, _ in bars], widths, left=left, color=color, label=stage)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.set(xlabel="ms", title="Where an update's time goes")

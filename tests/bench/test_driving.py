@@ -41,9 +41,28 @@ async def test_every_event_of_an_offer_is_answered(cluster: Cluster, arrivals: A
         assert each.sent.stages_us[:, STAGES.index("step")].min() > 0
         assert set(each.costs.cpu_s) == {*cluster.pids, "client"}
     stages = {metric.name: metric.value for metric in stage_metrics(runs[-1].sent)}
-    for name in ("p50", "p99"):
-        parts = sum(stages[f"{name}_{stage}_ms"] for stage in (*STAGES, "client"))
-        assert parts == pytest.approx(stages[f"{name}_whole_ms"])
+    for name in ("mean", "p50", "p99"):
+        measured = [stage for stage in (*STAGES, "held", "client") if f"{name}_{stage}_ms" in stages]
+        assert ("client" in measured) == (arrivals is not Arrivals.CLOSED)
+        parts = sum(stages[f"{name}_{stage}_ms"] for stage in measured)
+        assert parts == pytest.approx(stages[f"{name}_explained"] * stages[f"{name}_whole_ms"])
+        assert parts + stages[f"{name}_rest_ms"] == pytest.approx(stages[f"{name}_whole_ms"])
+
+
+def test_what_is_left_of_the_whole_is_told() -> None:
+    latencies_us = np.array([100, 100, 100, 900])
+    stages_us = np.array([[10, 20, 0, 30]] * 3 + [[10, 20, 0, 300]])
+    held_us, probes_us = np.array([0.0, 5.0, 10.0, 10.0]), np.array([30.0, 35.0, 40.0, 95.0])
+    sent = Sent(1000 * latencies_us, stages_us, held_us, probes_us)
+    found = {metric.name: metric.value for metric in stage_metrics(sent)}
+    parts = (*STAGES, "held", "client", "rest", "whole")
+    for name, expected in (
+        ("mean", [10, 20, 0, 97.5, 6.25, 50, 116.25, 300]),
+        ("p50", [10, 20, 0, 30, 5, 35, 0, 100]),
+        ("p99", [10, 20, 0, 300, 10, 95, 465, 900]),
+    ):
+        assert [1000 * found[f"{name}_{part}_ms"] for part in parts] == pytest.approx(expected, abs=1e-6)
+    assert [found[f"{name}_explained"] for name in ("p50", "p99")] == pytest.approx([1.0, 1 - 465 / 900])
 
 
 @pytest.mark.parametrize("streams", Streams)
@@ -85,7 +104,11 @@ async def test_a_log_that_ends_before_the_runs_do_is_told(tmp_path: Path) -> Non
 
 
 def run_of(p99_ms: float) -> Run:
-    return Run(1.0, Sent(np.full(10, int(p99_ms * 1e6)), np.zeros((10, 4), np.int64)), Costs(1.0, {"client": 0.1}))
+    return Run(
+        1.0,
+        Sent(np.full(10, int(p99_ms * 1e6)), np.zeros((10, 4), np.int64), np.zeros(10), np.full(10, np.nan)),
+        Costs(1.0, {"client": 0.1}),
+    )
 
 
 def test_the_highest_rate_that_held_is_what_is_held() -> None:
