@@ -836,8 +836,7 @@ class RoutingCore:
 
     def receive(self, index: int, frame: worker_pb2.LinkResults) -> None:
         """Hand a worker's answers to their feeds."""
-        fields = frame.ListFields()
-        if len(fields) == 1 and frame.results:
+        if frame.results and len(frame.ListFields()) == 1:
             self._results(self.links[index], self.layout.results(frame.results), ())
             return
         if frame.opens:

@@ -254,8 +254,13 @@ class Engine:
 
         The way of a lone event without the arrays that pay only for many (docs/adr/0003). What is not plain is left to
         the general way.
+
+        Raises:
+            Refused: REASON_PROTOCOL, a trace of no event.
         """
         feeds = self._feeds[link]
+        if traces:
+            _check_indices((), traces, 1)
         if len(self._inbox) or self._has_strikes or feeds.has_pins:
             return None
         event = self.layout.event(raw)

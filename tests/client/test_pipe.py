@@ -59,6 +59,31 @@ async def test_the_end_wakes_who_waits() -> None:
     assert (reading.result(), writing.result()) == (None, False)
 
 
+async def test_what_is_given_overtakes_nothing() -> None:
+    pipe: Pipe = Pipe()
+    taken: list[object] = []
+    has_room = True
+
+    def take(message: object) -> bool:
+        if has_room:
+            taken.append(message)
+        return has_room
+
+    assert not pipe.give("nobody listens")
+    pipe.listen(take)
+    assert pipe.give("one")
+    pipe.write_now(b"two")
+    assert not pipe.give("three")
+    assert await pipe.read() == b"two"
+    has_room = False
+    assert not pipe.give("three")
+    has_room = True
+    assert pipe.give("three")
+    assert taken == ["one", "three"]
+    pipe.end()
+    assert not pipe.give("four")
+
+
 async def echo(context: Context) -> None:
     """Answers each message with a watermark, until none comes."""
     while isinstance(raw := await context.read(), bytes):
