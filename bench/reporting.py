@@ -22,7 +22,7 @@ STEPS: Mapping[str, Sequence[str]] = {
     "latency": ["latency"],
     "throughput": ["throughput"],
     "load-sessions": ["load", "--rate", "1000"],
-    "load-exchange": ["load", "--rate", "20000", "--users", "4096", "--streams", "exchange"],
+    "load-exchange": ["load", "--rate", "8000", "--users", "4096", "--streams", "exchange"],
     "knee-sessions": ["load", "--rate", "500", "--duration", "3", "--ramp", "20"],
     "knee-exchange": [
         *("load", "--rate", "4000", "--duration", "3", "--users", "4096"),
