@@ -175,10 +175,11 @@ async def _send(
     with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
         while True:
             await filled.wait()
-            filled.clear()
             if link.num_in_flight >= GATHER_FROM:
                 for _ in range(GATHER_TURNS):
                     await asyncio.sleep(0)
+            # Not before: what has come by now goes in this frame, and an empty one would follow.
+            filled.clear()
             if is_let_go.is_set():
                 break
             await call.write(outbox.take())

@@ -43,8 +43,8 @@ class Session(Producer):
             resumed=session_id is not None,
         )
         self._calls = Calls()
-        self._idle_stream: Near | None = None
-        """The stream that is open, if it is near, while the task that writes has nothing to do."""
+        self._idle: Near | None = None
+        """The stream that is open, if it is near, while the task that writes has nothing to do for it."""
 
     @property
     def last_seq(self) -> int:
@@ -202,18 +202,18 @@ class Session(Producer):
                     self._calls.tell_refusals(self._feed.rewind())
                     self._moved.set()
                 else:
-                    self._idle_stream = stream.near
+                    self._idle = stream.near
                     await self._wake.wait()
-                    self._idle_stream = None
+                    self._idle = None
             await stream.done_writing()
         except StreamEnded:
             return
         finally:
-            self._idle_stream = None
+            self._idle = None
 
     def _write_soon(self) -> None:
         """Write what there is at once where the stream can do that, or wake the task that writes."""
-        stream = self._idle_stream
+        stream = self._idle
         if stream is None or self._is_leaving or self._is_finishing or self._feed.is_drained:
             self._wake.set()
             return

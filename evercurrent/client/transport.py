@@ -70,7 +70,7 @@ class Stream(Protocol[Q_contra, R_co]):
 
     @property
     def near(self) -> Near | None:
-        """The same stream, if it is a Session's whose other end is in this process."""
+        """The same stream, if its other end is in this process: for a Session's."""
 
     async def done_writing(self) -> None:
         """Half-close: nothing more will be written. Harmless on a stream that has ended."""

@@ -57,6 +57,8 @@ async def test_a_frame_waits_for_what_comes_where_much_is_under_way(num_in_fligh
         while len(call.written) < len(events):
             call.has_written.clear()
             await call.has_written.wait()
+        for _ in range(2 * GATHER_TURNS):
+            await asyncio.sleep(0)
         sending.cancel()
     assert [request.frame.events for request in call.written] == events
 
