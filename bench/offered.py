@@ -250,8 +250,9 @@ def metrics_of_runs(runs: Sequence[Run]) -> list[Metric]:
 def stage_metrics(sent: Sent) -> list[Metric]:
     """Where the time of all updates went, of those about the P50, and of those about the P99: means by stage. What they
     spend outside the service is measured by itself, by the probes nearest to them, so that a `rest` is left: about
-    none of all updates, if the stages are right. The slowest are not slow for what probes meet, and the other way
-    round: there `rest` is above or below zero."""
+    none of all updates that come at Poisson times, if the stages are right. The slowest are not slow for what probes
+    meet, and the other way round: there `rest` is above or below zero. So it is of bursts, whose events wait for each
+    other outside as well, where probes, which come at times of their own, seldom do."""
     metrics = []
     for name, low, high in (("mean", 0.0, 100.0), ("p50", 45.0, 55.0), ("p99", 98.5, 99.5)):
         about = _between(sent.latencies_ns, low, high)
