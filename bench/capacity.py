@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -207,4 +207,6 @@ def _spread(worker_pid: int, other_pids: Sequence[int]) -> Iterator[None]:
 def _keep_to(pid: int, cores: set[int]) -> None:
     """All threads of a process; those to come are where the one is that starts them."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(thread.name), cores)
+        # A thread may end between its being listed and this.
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread.name), cores)
